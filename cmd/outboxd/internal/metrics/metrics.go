@@ -1,0 +1,146 @@
+// Package metrics holds what outboxd tells Prometheus. It has a registry of its
+// own; nothing registers anywhere else.
+//
+// What is counted where it happens are counters here; what is a state is read
+// at each scrape from the Snapshot of whoever knows it, so that a gauge cannot
+// be forgotten when its state ends.
+package metrics
+
+import (
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// maxDestinations bounds the label of the published counter: destinations come
+// from data, and data can hold any number of them.
+const maxDestinations = 100
+
+// otherDestination counts for all destinations beyond maxDestinations.
+const otherDestination = "other"
+
+// latencyBuckets reach from a commit that is acked at once to a broker outage.
+var latencyBuckets = [...]float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600}
+
+// Build names what runs.
+type Build struct {
+	Version, Revision, GoVersion string
+}
+
+// Metrics are the counters of one process. All methods are safe for concurrent
+// use.
+type Metrics struct {
+	registry   *prometheus.Registry
+	received   prometheus.Counter
+	ignored    prometheus.Counter
+	published  *prometheus.CounterVec
+	latency    prometheus.Histogram
+	sessions   *prometheus.CounterVec
+	violations *prometheus.CounterVec
+	rotations  *prometheus.CounterVec
+
+	mu           sync.Mutex
+	destinations map[string]prometheus.Counter
+}
+
+// New returns metrics that begin at zero.
+func New(build Build) *Metrics {
+	m := &Metrics{
+		registry: prometheus.NewRegistry(),
+		received: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "outboxd_events_received_total",
+			Help: "Events taken from the replication slot, without those skipped because they were published before.",
+		}),
+		ignored: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "outboxd_messages_ignored_total",
+			Help: "Messages in the slot that are not events of this pipeline: rows of other tables, logical messages with another prefix.",
+		}),
+		published: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "outboxd_events_published_total",
+			Help: "Events acked by the broker, by topic or routing key (the first 100 of them, then \"other\").",
+		}, []string{"destination"}),
+		latency: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "outboxd_commit_to_ack_seconds",
+			Help:    "Time from the commit of an event's transaction (clock of PostgreSQL) to the broker's ack.",
+			Buckets: latencyBuckets[:],
+		}),
+		sessions: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "outboxd_sessions_total",
+			Help: "Sessions, and attempts at one, by what ended them.",
+		}, []string{"reason"}),
+		violations: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "outboxd_invariant_violations_total",
+			Help: "Things that must never be so. Any value but 0 is a defect.",
+		}, []string{"kind"}),
+		rotations: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "outboxd_retention_runs_total",
+			Help: "Attempts to empty expired buckets of the event table, by result.",
+		}, []string{"result"}),
+		destinations: map[string]prometheus.Counter{},
+	}
+	info := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name:        "outboxd_build_info",
+		Help:        "1, with what runs as labels.",
+		ConstLabels: prometheus.Labels{"version": build.Version, "revision": build.Revision, "goversion": build.GoVersion},
+	})
+	info.Set(1)
+	m.registry.MustRegister(m.received, m.ignored, m.published, m.latency, m.sessions, m.violations, m.rotations, info)
+	// A violation must show as a step from 0, not as a series that appears.
+	for _, kind := range []string{"ack", "order"} {
+		m.violations.WithLabelValues(kind)
+	}
+	return m
+}
+
+// WithRuntime adds the collectors of the Go runtime and of the process.
+func (m *Metrics) WithRuntime() *Metrics {
+	m.registry.MustRegister(
+		collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+	)
+	return m
+}
+
+// Handler serves the exposition.
+func (m *Metrics) Handler() http.Handler {
+	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
+}
+
+// Received counts one event taken from the slot.
+func (m *Metrics) Received() { m.received.Inc() }
+
+// Ignored counts one message that is no event of this pipeline.
+func (m *Metrics) Ignored() { m.ignored.Inc() }
+
+// Published returns the counter of a destination. Asking takes a lock: keep
+// the counter.
+func (m *Metrics) Published(destination string) prometheus.Counter {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if c, ok := m.destinations[destination]; ok {
+		return c
+	}
+	if len(m.destinations) >= maxDestinations {
+		return m.published.WithLabelValues(otherDestination)
+	}
+	c := m.published.WithLabelValues(destination)
+	m.destinations[destination] = c
+	return c
+}
+
+// CommitToAck records one latency. The two times come from two clocks: less
+// than nothing counts as nothing.
+func (m *Metrics) CommitToAck(d time.Duration) { m.latency.Observe(max(d, 0).Seconds()) }
+
+// Session counts the end of a session.
+func (m *Metrics) Session(reason string) { m.sessions.WithLabelValues(reason).Inc() }
+
+// Violation counts a broken invariant.
+func (m *Metrics) Violation(kind string) { m.violations.WithLabelValues(kind).Inc() }
+
+// Rotation counts one run of the retention: "ok" or "error".
+func (m *Metrics) Rotation(result string) { m.rotations.WithLabelValues(result).Inc() }

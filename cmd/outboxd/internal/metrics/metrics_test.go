@@ -1,0 +1,125 @@
+package metrics_test
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/outboxd/outboxd/cdc"
+	"github.com/outboxd/outboxd/cmd/outboxd/internal/metrics"
+)
+
+var update = flag.Bool("update", false, "write the golden file")
+
+const golden = "../../../../testdata/metrics/metrics.golden"
+
+func expose(t *testing.T, m *metrics.Metrics) string {
+	t.Helper()
+	w := httptest.NewRecorder()
+	m.Handler().ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	if w.Code != 200 {
+		t.Fatalf("GET /metrics: %d %s", w.Code, w.Body)
+	}
+	return w.Body.String()
+}
+
+func testMetrics() *metrics.Metrics {
+	return metrics.New(metrics.Build{Version: "v1.2.3", Revision: "abc", GoVersion: "go1.26"})
+}
+
+// TestExposition: names, types, help and labels are a contract with alerts and
+// dashboards.
+func TestExposition(t *testing.T) {
+	m := testMetrics()
+	m.Received()
+	m.Received()
+	m.Ignored()
+	m.Published("outbox.event.order").Inc()
+	m.CommitToAck(3 * time.Millisecond)
+	m.CommitToAck(-time.Second)
+	m.Session("missing_topic")
+	m.Violation("ack")
+	m.Rotation("ok")
+	m.Observe(func() metrics.Snapshot {
+		return metrics.Snapshot{
+			OldestUnpublished: 1500 * time.Millisecond,
+			InFlightEvents:    7, InFlightBytes: 4096,
+			Leader: true, Streaming: true,
+			HeldReason: "missing_topic", HeldTarget: "outbox.event.order",
+			Slot: cdc.SlotStats{
+				At: time.Unix(1, 0), RetainedBytes: 1 << 24, UnconfirmedBytes: 1 << 20, SafeBytes: 1 << 30,
+				WALStatus: "extended", SpillTxns: 2, SpillBytes: 1 << 26,
+			},
+		}
+	})
+	got := expose(t, m)
+	if *update {
+		if err := os.MkdirAll("../../../../testdata/metrics", 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal([]byte(got), want) {
+		t.Errorf("exposition differs from %s (rewrite it with -update):\n%s", golden, got)
+	}
+}
+
+// TestAbsent: what is not known is not exposed as 0.
+func TestAbsent(t *testing.T) {
+	m := testMetrics()
+	s := metrics.Snapshot{}
+	m.Observe(func() metrics.Snapshot { return s })
+	got := expose(t, m)
+	for _, name := range []string{"outboxd_slot_", "outboxd_events_held"} {
+		if strings.Contains(got, name) {
+			t.Errorf("%s* is exposed although nothing is known of it", name)
+		}
+	}
+	s.Slot = cdc.SlotStats{At: time.Unix(1, 0), SafeBytes: -1, WALStatus: "reserved"}
+	got = expose(t, m)
+	if strings.Contains(got, "outboxd_slot_safe_wal_bytes") {
+		t.Error("slot_safe_wal_bytes is exposed although the server sets no limit")
+	}
+	if !strings.Contains(got, `outboxd_slot_wal_status{status="reserved"} 1`) {
+		t.Errorf("wal_status is missing:\n%s", got)
+	}
+}
+
+// TestDestinationsBounded: a topic per aggregate id must not fill the memory of
+// whoever scrapes.
+func TestDestinationsBounded(t *testing.T) {
+	m := testMetrics()
+	for i := range 150 {
+		m.Published(fmt.Sprint("topic-", i)).Inc()
+	}
+	m.Published("topic-3").Inc()
+	got := expose(t, m)
+	if n := strings.Count(got, "outboxd_events_published_total{"); n != 101 {
+		t.Errorf("%d series, want 100 and one for the others", n)
+	}
+	for _, want := range []string{`{destination="other"} 50`, `{destination="topic-3"} 2`} {
+		if !strings.Contains(got, want) {
+			t.Errorf("no %s", want)
+		}
+	}
+}
+
+func TestWithRuntime(t *testing.T) {
+	got := expose(t, testMetrics().WithRuntime())
+	for _, want := range []string{"go_goroutines ", "process_resident_memory_bytes "} {
+		if !strings.Contains(got, want) {
+			t.Errorf("no %s", want)
+		}
+	}
+}

@@ -1,0 +1,93 @@
+package metrics
+
+import (
+	"time"
+
+	"github.com/outboxd/outboxd/cdc"
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Snapshot is the state of a relay at one moment.
+type Snapshot struct {
+	// OldestUnpublished is the age of the oldest committed event that is known
+	// and not acked; 0 when there is none.
+	OldestUnpublished time.Duration
+	// InFlightEvents and InFlightBytes count what was given to the publisher
+	// and has no outcome yet.
+	InFlightEvents, InFlightBytes int64
+	// Leader: this process has the slot, or had it last and tries again.
+	// Streaming: a session is up.
+	Leader, Streaming bool
+	// HeldReason and HeldTarget say what an event waits for; empty when
+	// nothing is held.
+	HeldReason, HeldTarget string
+	// Slot is as the server last described it.
+	Slot cdc.SlotStats
+}
+
+// walStatuses are the values of pg_replication_slots.wal_status.
+var walStatuses = [...]string{"reserved", "extended", "unreserved", "lost"}
+
+// Observe has f called at each scrape. It may be called once.
+func (m *Metrics) Observe(f func() Snapshot) { m.registry.MustRegister(&collector{snapshot: f}) }
+
+type collector struct{ snapshot func() Snapshot }
+
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("outboxd_"+name, help, labels, nil)
+}
+
+var (
+	descAge         = desc("oldest_unpublished_age_seconds", "Age of the oldest committed event that is known to the relay and not acked; 0 when there is none.")
+	descInFlight    = desc("inflight_events", "Events given to the publisher whose outcome is not known yet.")
+	descBytes       = desc("inflight_bytes", "Bytes of the events in flight.")
+	descLeader      = desc("leader", "1 when this process holds the slot or held it last, 0 while it stands by.")
+	descStreaming   = desc("streaming", "1 while a session is up.")
+	descHeld        = desc("events_held", "1 for the reason and target that an event waits for; those behind it are not counted.", "reason", "target")
+	descRetained    = desc("slot_retained_wal_bytes", "WAL that the server keeps for the slot: current position - restart_lsn.")
+	descUnconfirmed = desc("slot_unconfirmed_wal_bytes", "WAL not confirmed yet: current position - confirmed_flush_lsn.")
+	descSafe        = desc("slot_safe_wal_bytes", "WAL that may still be written before the slot is lost (safe_wal_size); absent when the server sets no limit.")
+	descStatus      = desc("slot_wal_status", "1 for the current wal_status of the slot.", "status")
+	descSpillTxns   = desc("slot_spill_transactions_total", "Transactions that decoding spilled to the server's disk.")
+	descSpillBytes  = desc("slot_spill_bytes_total", "Bytes that decoding spilled to the server's disk.")
+)
+
+// Describe sends nothing: what is absent (a slot never seen) must stay absent,
+// which an unchecked collector allows.
+func (c *collector) Describe(chan<- *prometheus.Desc) {}
+
+// Collect reads the snapshot once, so that the values fit together.
+func (c *collector) Collect(ch chan<- prometheus.Metric) {
+	s := c.snapshot()
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	gauge(descAge, max(s.OldestUnpublished, 0).Seconds())
+	gauge(descInFlight, float64(s.InFlightEvents))
+	gauge(descBytes, float64(s.InFlightBytes))
+	gauge(descLeader, flag(s.Leader))
+	gauge(descStreaming, flag(s.Streaming))
+	if s.HeldReason != "" {
+		gauge(descHeld, 1, s.HeldReason, s.HeldTarget)
+	}
+	if s.Slot.At.IsZero() {
+		return
+	}
+	gauge(descRetained, float64(s.Slot.RetainedBytes))
+	gauge(descUnconfirmed, float64(s.Slot.UnconfirmedBytes))
+	if s.Slot.SafeBytes >= 0 {
+		gauge(descSafe, float64(s.Slot.SafeBytes))
+	}
+	for _, status := range walStatuses {
+		gauge(descStatus, flag(status == s.Slot.WALStatus), status)
+	}
+	ch <- prometheus.MustNewConstMetric(descSpillTxns, prometheus.CounterValue, float64(s.Slot.SpillTxns))
+	ch <- prometheus.MustNewConstMetric(descSpillBytes, prometheus.CounterValue, float64(s.Slot.SpillBytes))
+}
+
+func flag(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
