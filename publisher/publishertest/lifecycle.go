@@ -1,0 +1,240 @@
+package publishertest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"runtime"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/outboxd/outboxd/publisher"
+)
+
+// enough is how many bytes no publisher may hold.
+const enough = 256 << 20
+
+// warm has one record acked, so that connections stand and topics are known.
+func (s *session) warm() {
+	s.t.Helper()
+	r := s.record(key(0))
+	s.mustPublish(r)
+	if err := s.await(r); err != nil {
+		s.t.Fatalf("first record: %v", err)
+	}
+}
+
+// fill publishes large records until Publish has blocked for a moment.
+func (s *session) fill() {
+	s.t.Helper()
+	value := bytes.Repeat([]byte("x"), 64<<10)
+	for size := 0; size < enough; size += len(value) {
+		r := s.record(key(len(s.offered) % 8))
+		r.Value = value
+		ctx, cancel := context.WithTimeout(context.Background(), moment)
+		err := s.publish(ctx, r)
+		cancel()
+		if errors.Is(err, context.DeadlineExceeded) {
+			return
+		}
+		if err != nil {
+			s.t.Fatalf("publish record %d while nothing arrives: %v", r.Token, err)
+		}
+	}
+	s.t.Fatalf("publish took %d bytes while nothing arrives, and does not block", enough)
+}
+
+func checkFullWindow(t testing.TB, b Backend) {
+	target := b(t)
+	if target.Stall == nil {
+		return
+	}
+	s := open(t, target, nil)
+	s.warm()
+	resume := target.Stall()
+	defer resume()
+	s.fill()
+	if n := len(s.failed()); n > 0 {
+		t.Errorf("%d records failed while the window was full", n)
+	}
+	resume()
+	s.mustPublish(s.record(key(0)))
+	s.mustCloseAcked()
+}
+
+func checkCloseWaits(t testing.TB, b Backend) {
+	target := b(t)
+	s := open(t, target, nil)
+	for i := range 500 {
+		s.mustPublish(s.record(key(i % 10)))
+	}
+	s.mustCloseAcked()
+	if err := s.close(patience); err != nil {
+		t.Errorf("close again: %v", err)
+	}
+	if err := s.publish(context.Background(), s.record(key(0))); !errors.Is(err, publisher.ErrClosed) {
+		t.Errorf("publish after close returns %v, want ErrClosed", err)
+	}
+	s.judge()
+
+	unused := open(t, target, nil)
+	if err := unused.close(patience); err != nil {
+		t.Errorf("close an unused publisher: %v", err)
+	}
+}
+
+func checkCloseGivesUp(t testing.TB, b Backend) {
+	target := b(t)
+	if target.Stall == nil {
+		return
+	}
+	s := open(t, target, nil)
+	s.warm()
+	resume := target.Stall()
+	defer resume()
+	for i := range 20 {
+		s.mustPublish(s.record(key(i)))
+	}
+	if err := s.close(moment); err == nil {
+		t.Errorf("close gave records up and returns nil")
+	}
+	resume()
+	failed := s.failed()
+	if len(failed) == 0 {
+		t.Errorf("no record failed though nothing arrived")
+	}
+	for token, err := range failed {
+		if !errors.Is(err, publisher.ErrClosed) {
+			t.Errorf("record %d is given up with %q, want an error that wraps ErrClosed", token, err)
+		}
+	}
+	s.judge()
+}
+
+// checkCloseBlocked closes while Publish waits for room.
+func checkCloseBlocked(t testing.TB, b Backend) {
+	target := b(t)
+	if target.Stall == nil {
+		return
+	}
+	s := open(t, target, nil)
+	s.warm()
+	resume := target.Stall()
+	defer resume()
+	s.fill()
+	blocked := make(chan error, 1)
+	go func() {
+		value := bytes.Repeat([]byte("x"), 64<<10)
+		for {
+			r := s.record(key(0))
+			r.Value = value
+			if err := s.publish(context.Background(), r); err != nil {
+				blocked <- err
+				return
+			}
+		}
+	}()
+	if err := s.close(moment); err == nil {
+		t.Errorf("close gave records up and returns nil")
+	}
+	select {
+	case err := <-blocked:
+		if !errors.Is(err, publisher.ErrClosed) {
+			t.Errorf("the blocked publish returns %v, want ErrClosed", err)
+		}
+	case <-time.After(patience):
+		t.Fatalf("publish is still blocked %v after close", patience)
+	}
+	resume()
+	s.judge()
+}
+
+// checkGuard withdraws the right to publish: nothing more arrives.
+func checkGuard(t testing.TB, b Backend) {
+	target := b(t)
+	errLease := errors.New("lease ran out")
+	var refused atomic.Bool
+	s := open(t, target, func() error {
+		if refused.Load() {
+			return errLease
+		}
+		return nil
+	})
+	s.warm()
+	refused.Store(true)
+	before := len(s.offered)
+	r := s.record(key(0))
+	if s.publish(context.Background(), r) == nil {
+		if err := s.await(r); err == nil {
+			t.Errorf("a record was acked that the guard refused")
+		}
+	}
+	_ = s.publishUntilBroken(key(0))
+	refused.Store(false) // a lease that comes back does not mend the publisher
+	if err := s.publish(context.Background(), s.record(key(1))); err == nil {
+		t.Errorf("publish takes records again after the guard refused")
+	}
+	_ = s.close(patience)
+	s.judge()
+	for _, got := range target.Read() {
+		if token, ok := s.tokenOf(&got); ok && token >= uint64(before) {
+			t.Errorf("record %d arrived though the guard refused", token)
+		}
+	}
+}
+
+// checkCut breaks the connections under load. A backend may mend them, or
+// break; either way its outcomes are true and no hole opens.
+func checkCut(t testing.TB, b Backend) {
+	target := b(t)
+	if target.Cut == nil {
+		return
+	}
+	s := open(t, target, nil)
+	s.warm()
+	for i := range 3000 {
+		if s.publish(t.Context(), s.record(key(i%10))) != nil {
+			break
+		}
+		if i == 1000 || i == 2000 {
+			target.Cut()
+		}
+	}
+	_ = s.close(patience)
+	s.judge()
+
+	next := open(t, target, nil)
+	next.warm()
+	next.mustCloseAcked()
+}
+
+// checkGoroutines opens, uses and closes publishers and expects that nothing
+// of them stays.
+func checkGoroutines(t testing.TB, b Backend) {
+	target := b(t)
+	cycle := func() {
+		s := open(t, target, nil)
+		for i := range 50 {
+			s.mustPublish(s.record(key(i)))
+		}
+		s.mustCloseAcked()
+	}
+	cycle()
+	base := runtime.NumGoroutine()
+	for range 3 {
+		cycle()
+	}
+	deadline := time.Now().Add(5 * time.Second)
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for runtime.NumGoroutine() > base {
+		if time.Now().After(deadline) {
+			stacks := make([]byte, 1<<20)
+			stacks = stacks[:runtime.Stack(stacks, true)]
+			t.Fatalf("%d goroutines, %d before three publishers were opened and closed\n%s",
+				runtime.NumGoroutine(), base, stacks)
+		}
+		<-tick.C
+	}
+}
