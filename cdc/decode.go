@@ -356,11 +356,3 @@ func (c *cursor) counted(what string) []byte {
 
 // skip passes over n bytes, which the caller knows to be there.
 func (c *cursor) skip(n int) { c.off += n }
-
-// epoch2000 is PostgreSQL's epoch, 2000-01-01 UTC, in Unix seconds.
-const epoch2000 = 946_684_800
-
-// timeOf converts microseconds since 2000 to a time in UTC.
-func timeOf(micros int64) time.Time {
-	return time.Unix(epoch2000+micros/1_000_000, micros%1_000_000*1_000).UTC()
-}
