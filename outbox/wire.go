@@ -1,0 +1,138 @@
+package outbox
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"time"
+	"unicode/utf8"
+)
+
+// MessagePrefix is the prefix of the logical messages that carry events. The
+// relay takes no notice of messages with another one.
+const MessagePrefix = "outboxd"
+
+// MaxMessage is where Emit begins another message, in bytes. A single event
+// above it has a message to itself.
+const MaxMessage = 1 << 20
+
+// messageVersion is the version of the format below.
+const messageVersion = "1"
+
+// The content of a message is one JSON text in UTF-8:
+//
+//	{
+//	  "v": 1,
+//	  "time": "2026-11-24T20:15:00.123456Z",
+//	  "events": [
+//	    {
+//	      "id": "0190b6f2-4d3a-7c51-8e07-5a1f0c2b9d44",
+//	      "aggregatetype": "order",
+//	      "aggregateid": "4711",
+//	      "type": "order.placed",
+//	      "payload": {"total": 12.50},
+//	      "headers": {"traceparent": "00-…"}
+//	    }
+//	  ]
+//	}
+//
+// A message with a single event may also be that event alone, with v and time
+// among its members: what json_build_object gives in SQL.
+//
+//	member          required  meaning
+//	v               no        version of this format, 1
+//	time            no        when the events happened, RFC 3339; else the commit's time
+//	id              yes       UUID
+//	aggregatetype   yes       string, not empty
+//	aggregateid     no        string or number, taken as written; absent: an event without key
+//	type            yes       string, not empty
+//	payload         no        any JSON value: its bytes, without space around it, are the payload
+//	payload_base64  no        instead of payload: any bytes in standard base64, line breaks allowed
+//	headers         no        object; a string stands for itself, a number or boolean for its text
+//
+// A member that is null is a member that is absent; without either payload the
+// event's payload is NULL. (The payload that is the JSON text null has to
+// travel in base64, and so has one with space around it.) An unknown member or
+// one given twice makes the message malformed: a misspelt name must not lose
+// data in silence.
+
+// messages packs rows into as few messages as MaxMessage allows, in order.
+func messages(rows []row, now time.Time) []string {
+	var done []string
+	var message []byte
+	for i := range rows {
+		event := appendEvent(nil, &rows[i])
+		if message != nil && len(message)+len(",")+len(event)+len("]}") > MaxMessage {
+			done = append(done, string(message)+"]}")
+			message = nil
+		}
+		if message == nil {
+			message = appendMessageHead(nil, now)
+		} else {
+			message = append(message, ',')
+		}
+		message = append(message, event...)
+	}
+	return append(done, string(message)+"]}")
+}
+
+func appendMessageHead(dst []byte, now time.Time) []byte {
+	dst = append(dst, `{"v":`+messageVersion+`,"time":"`...)
+	dst = now.UTC().AppendFormat(dst, time.RFC3339Nano)
+	return append(dst, `","events":[`...)
+}
+
+func appendEvent(dst []byte, r *row) []byte {
+	dst = append(dst, `{"id":"`...)
+	dst = r.id.append(dst)
+	dst = append(dst, `","aggregatetype":`...)
+	dst = appendString(dst, r.aggregateType)
+	dst = append(dst, `,"aggregateid":`...)
+	dst = appendString(dst, r.aggregateID)
+	dst = append(dst, `,"type":`...)
+	dst = appendString(dst, r.typ)
+	switch {
+	case r.null:
+	case embeddable(r.payload):
+		dst = append(dst, `,"payload":`...)
+		dst = append(dst, r.payload...)
+	default:
+		dst = append(dst, `,"payload_base64":"`...)
+		dst = base64.StdEncoding.AppendEncode(dst, r.payload)
+		dst = append(dst, '"')
+	}
+	if len(r.headers) > 0 {
+		dst = append(dst, `,"headers":`...)
+		dst = appendHeaders(dst, r.headers)
+	}
+	return append(dst, '}')
+}
+
+// embeddable reports whether a reader of the message gets back exactly payload
+// when it stands there as it is.
+func embeddable(payload []byte) bool {
+	if !json.Valid(payload) || !utf8.Valid(payload) {
+		return false
+	}
+	s := scanner{buf: payload}
+	value, nesting := s.value()
+	return len(value) == len(payload) && nesting <= maxNesting && string(value) != "null"
+}
+
+// appendHeaders appends headers as a JSON object, in their order.
+func appendHeaders(dst []byte, headers []Header) []byte {
+	dst = append(dst, '{')
+	for i, h := range headers {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = appendString(dst, h.Name)
+		dst = append(dst, ':')
+		dst = appendString(dst, h.Value)
+	}
+	return append(dst, '}')
+}
+
+func appendString(dst []byte, s string) []byte {
+	quoted, _ := json.Marshal(s) // never fails for a string
+	return append(dst, quoted...)
+}
