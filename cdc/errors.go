@@ -1,6 +1,12 @@
 package cdc
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
 
 // Code names a condition that stops or delays a session. Codes are stable:
 // logs, metrics and documentation use them.
@@ -16,7 +22,9 @@ const (
 	// To be retried while running, fatal at start.
 	CodeAuth Code = "authentication"
 
-	// Fatal: configuration of the server.
+	// Fatal: configuration.
+	CodeConfig          Code = "configuration"
+	CodeDatabaseMissing Code = "database_missing"
 	CodeWALLevel        Code = "wal_level"
 	CodePrivilege       Code = "privilege"
 	CodeVersion         Code = "server_version"
@@ -53,3 +61,52 @@ func (e *Error) Error() string {
 }
 
 func (e *Error) Unwrap() error { return e.Err }
+
+// asError returns err as an *Error; one that nobody named is taken for a lost
+// connection and so for something to retry.
+func asError(err error) *Error {
+	var e *Error
+	if errors.As(err, &e) {
+		return e
+	}
+	return &Error{Code: CodeUnreachable, Detail: "talk to the database", Err: err}
+}
+
+func malformed(err error) *Error {
+	return &Error{Code: CodeMalformedStream, Detail: "decode the stream", Err: err,
+		Fix: "this is a defect of outboxd or of the server: please report it with the server's version"}
+}
+
+// startError names why START_REPLICATION was refused.
+func startError(cfg *Config, err error) *Error {
+	var pgErr *pgconn.PgError
+	if !errors.As(err, &pgErr) {
+		return &Error{Code: CodeUnreachable, Detail: "start replication", Err: err}
+	}
+	switch pgErr.Code {
+	case "55006":
+		return &Error{Code: CodeSlotActive, Detail: pgErr.Message}
+	case "42704":
+		return &Error{Code: CodeSlotMissing, Detail: pgErr.Message, Fix: "outboxd setup --pipeline " + cfg.Pipeline}
+	case "55000":
+		return &Error{Code: CodeSlotLost, Detail: fmt.Sprintf("slot %q cannot be read any more: %s", cfg.Slot, pgErr.Message),
+			Fix: fmt.Sprintf("to begin again from now and accept the gap: outboxd teardown --pipeline %s, then outboxd setup --pipeline %[1]s", cfg.Pipeline)}
+	case "42501":
+		return &Error{Code: CodePrivilege, Detail: pgErr.Message, Fix: "as a superuser: ALTER ROLE <role> REPLICATION"}
+	}
+	return &Error{Code: CodeUnreachable, Detail: "start replication", Err: err}
+}
+
+// streamError names why the server ended the stream. What made a slot unusable
+// is told by the checks of the next session.
+func streamError(cfg *Config, err *pgconn.PgError) *Error {
+	if err.Code == "42704" && strings.Contains(err.Message, "publication") {
+		return &Error{Code: CodePublication, Detail: err.Message,
+			Fix: fmt.Sprintf("the publication was dropped, or created after the slot's position. To begin again from now and accept the gap: outboxd teardown --pipeline %s, then outboxd setup --pipeline %[1]s", cfg.Pipeline)}
+	}
+	return &Error{Code: CodeUnreachable, Detail: "the server ended the stream", Err: err}
+}
+
+// quoteLiteral doubles the single quotes of a string for a replication
+// command, whose literals know no other escape.
+func quoteLiteral(s string) string { return strings.ReplaceAll(s, "'", "''") }

@@ -190,6 +190,17 @@ func (q *queue) rewind() {
 	q.entries, q.head, q.unacked = nil, 0, 0
 }
 
+// reset begins a session on a history that someone else may have moved on, or
+// that branched: nothing of the old one counts but the tokens, which never
+// come twice.
+func (q *queue) reset(to progress) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.base += uint64(len(q.entries))
+	q.entries, q.head, q.unacked, q.ahead = nil, 0, 0, nil
+	q.done = to
+}
+
 // progress returns the acked prefix.
 func (q *queue) progress() progress {
 	q.mu.Lock()

@@ -1,0 +1,152 @@
+package cdc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+const (
+	// connectTimeout bounds one attempt to connect.
+	connectTimeout = 10 * time.Second
+	// maxSenderTimeout is the wal_sender_timeout we ask for; a smaller one of
+	// the server's is kept. It bounds how long a relay that is cut off keeps
+	// the slot from its successor.
+	maxSenderTimeout = 15 * time.Second
+	// readBufferSize is how much one read(2) of the stream may bring. The
+	// buffer lies below TLS, where a record holds a single message.
+	readBufferSize = 256 << 10
+)
+
+// connectSQL opens the ordinary connection: witness, catalogs, the sensor.
+func connectSQL(ctx context.Context, cfg *Config) (*pgx.Conn, error) {
+	config, err := pgx.ParseConfig(cfg.Database)
+	if err != nil {
+		return nil, &Error{Code: CodeConfig, Detail: "read the database's connection string", Err: err}
+	}
+	config.RuntimeParams["application_name"] = cfg.applicationName()
+	// No prepared statements: a pooler in between may hand the next query to
+	// another server process.
+	config.DefaultQueryExecMode = pgx.QueryExecModeExec
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	conn, err := pgx.ConnectConfig(ctx, config)
+	if err != nil {
+		return nil, connectError(err)
+	}
+	return conn, nil
+}
+
+// connectReplication opens the walsender connection and sets what decoding
+// depends on. The settings are SET once it is up, not sent at startup, where a
+// parameter that this server does not know would be fatal.
+func connectReplication(ctx context.Context, cfg *Config, version int, senderTimeout time.Duration) (*pgconn.PgConn, error) {
+	config, err := pgconn.ParseConfig(cfg.Database)
+	if err != nil {
+		return nil, &Error{Code: CodeConfig, Detail: "read the database's connection string", Err: err}
+	}
+	config.RuntimeParams["replication"] = "database"
+	config.RuntimeParams["application_name"] = cfg.applicationName()
+	dial := config.DialFunc
+	config.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := dial(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		return &bufferedConn{Conn: conn, buf: make([]byte, readBufferSize)}, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	conn, err := pgconn.ConnectConfig(ctx, config)
+	if err != nil {
+		return nil, connectError(err)
+	}
+	if _, err := conn.Exec(ctx, sessionSettings(version, senderTimeout)).ReadAll(); err != nil {
+		_ = conn.Close(ctx)
+		return nil, connectError(fmt.Errorf("set up the replication connection: %w", err))
+	}
+	return conn, nil
+}
+
+// sessionSettings returns the SET commands for a walsender of version (as in
+// server_version_num).
+func sessionSettings(version int, senderTimeout time.Duration) string {
+	set := []string{
+		// Text output must not depend on the database's or the role's settings.
+		"client_encoding = 'UTF8'", "datestyle = 'ISO'", "intervalstyle = 'postgres'", "timezone = 'UTC'",
+		"extra_float_digits = 3", "bytea_output = 'hex'",
+		// Nothing may end the session but us, the server's end, or the timeout
+		// that we set for it.
+		"statement_timeout = 0", "lock_timeout = 0", "idle_in_transaction_session_timeout = 0", "idle_session_timeout = 0",
+		"wal_sender_timeout = " + strconv.FormatInt(senderTimeout.Milliseconds(), 10),
+	}
+	if version >= 17_00_00 {
+		set = append(set, "transaction_timeout = 0")
+	}
+	return "SET " + strings.Join(set, "; SET ")
+}
+
+// senderTimeout is what this session sets wal_sender_timeout to, given the
+// server's own: as small as that, and never off.
+func senderTimeout(server time.Duration) time.Duration {
+	if server <= 0 || server > maxSenderTimeout {
+		return maxSenderTimeout
+	}
+	return server
+}
+
+// connectError names why a connection could not be had or was lost.
+func connectError(err error) *Error {
+	e := &Error{Code: CodeUnreachable, Detail: "connect to the database", Err: err}
+	var pgErr *pgconn.PgError
+	if !errors.As(err, &pgErr) {
+		return e
+	}
+	switch {
+	case pgErr.Code == "3D000":
+		e.Code, e.Detail, e.Fix = CodeDatabaseMissing, "open the database", "check the database's name in --database"
+	case strings.HasPrefix(pgErr.Code, "28"):
+		e.Code, e.Detail = CodeAuth, "log in to the database"
+		e.Fix = "check user and password in --database, and pg_hba.conf on the server"
+	case pgErr.Code == "42501":
+		e.Code, e.Detail = CodePrivilege, "open a replication connection"
+		e.Fix = "as a superuser: ALTER ROLE <role> REPLICATION"
+	case pgErr.Code == "57P03" && strings.Contains(pgErr.Message, "shutting down"), pgErr.Code == "57P01":
+		e.Code, e.Detail = CodeServerStopping, "the server is shutting down"
+	case pgErr.Code == "53300":
+		e.Fix = "raise max_connections and max_wal_senders, or end idle connections"
+	}
+	return e
+}
+
+// bufferedConn reads from the network in large pieces. Only Read differs; like
+// any Conn's, it is for one reader at a time.
+type bufferedConn struct {
+	net.Conn
+	buf        []byte
+	start, end int
+}
+
+func (c *bufferedConn) Read(p []byte) (int, error) {
+	if c.start == c.end {
+		if len(p) >= len(c.buf) {
+			return c.Conn.Read(p)
+		}
+		n, err := c.Conn.Read(c.buf)
+		c.start, c.end = 0, n
+		if n == 0 {
+			return 0, err
+		}
+		// An error that came with bytes will come again without.
+	}
+	n := copy(p, c.buf[c.start:c.end])
+	c.start += n
+	return n, nil
+}

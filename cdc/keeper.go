@@ -1,0 +1,262 @@
+package cdc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+const (
+	// eventStride is the least time between two witnesses of new acks: what a
+	// crash may repeat beyond what was in flight.
+	eventStride = time.Second
+	// idleBytes and idleStride are how far, and for how long, the position
+	// must have moved without any event before it is worth a write. The write
+	// itself makes WAL; an idle server must not see us chase our own.
+	idleBytes  = 64 << 10
+	idleStride = 5 * time.Second
+	// inspectInterval is how often the slot's figures and the publication are
+	// looked at.
+	inspectInterval = 10 * time.Second
+	// queryTimeout bounds each query on the SQL connection.
+	queryTimeout = 5 * time.Second
+	// floorInterval is how often a newer replay floor is looked for.
+	floorInterval = time.Minute
+)
+
+// keeper owns the SQL connection of a session. Once a tick it
+//
+//   - writes the witness if it is due, and lets the status writer confirm what
+//     is durable;
+//   - looks who holds the slot: the lease on publishing;
+//   - notices that the server is stopping. On a fast shutdown the walsender
+//     sends its whole backlog first, and nothing on the wire tells; ordinary
+//     connections are ended at once (57P01), and new ones refused (57P03).
+//
+// and now and then reads the slot's figures and compares the publication.
+type keeper struct {
+	s       *Stream
+	conn    *pgx.Conn
+	witness witness // as last written
+
+	writtenAt     time.Time
+	inspectedAt   time.Time
+	fingerprintAt time.Time
+	floorAt       time.Time
+	floor         floor
+	broken        bool // the connection was lost; logged once
+}
+
+// floor is a replay floor on its way: once everything before lsn is acked, the
+// transactions below xmin are too, since they had all ended when it was taken.
+type floor struct {
+	xmin string
+	lsn  LSN
+}
+
+func (k *keeper) run(ctx context.Context) {
+	ticker := time.NewTicker(tick)
+	defer ticker.Stop()
+	for {
+		if err := k.tick(ctx); err != nil && ctx.Err() == nil {
+			if err := k.judge(ctx, err); err != nil {
+				k.s.fail(err)
+				return
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-k.s.ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+func (k *keeper) tick(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+	defer cancel()
+	if k.conn.IsClosed() {
+		conn, err := connectSQL(ctx, &k.s.r.cfg)
+		if err != nil {
+			return err
+		}
+		k.conn = conn
+	}
+	// The lease first: what follows may take its time.
+	if err := k.renewLease(ctx); err != nil {
+		return err
+	}
+	now := time.Now()
+	if g := k.s.r.queue.progress(); k.due(g, now) {
+		if err := k.write(ctx, g, now); err != nil {
+			return err
+		}
+	}
+	if now.Sub(k.inspectedAt) >= inspectInterval {
+		k.inspectedAt = now
+		if err := k.inspect(ctx); err != nil {
+			return err
+		}
+	}
+	if now.Sub(k.floorAt) >= floorInterval && k.floor.lsn == 0 {
+		k.floorAt = now
+		return k.takeFloor(ctx)
+	}
+	return nil
+}
+
+// judge decides what an error of a tick means for the session: nil, to go on
+// and try again, or why the session must end.
+func (k *keeper) judge(ctx context.Context, err error) error {
+	e := asError(err)
+	switch e.Code {
+	case CodeLostLead, CodePublication, CodePublicationGap:
+		return e
+	}
+	if e.Code == CodeServerStopping || k.conn.IsClosed() {
+		_ = k.conn.Close(ctx)
+		// Somebody may have ended only our backend, or the network only this
+		// connection: a new one tells.
+		conn, err := connectSQL(ctx, &k.s.r.cfg)
+		if err == nil {
+			k.conn = conn
+			return nil
+		}
+		if e := asError(err); e.Code == CodeServerStopping {
+			return e
+		}
+	}
+	if !k.broken {
+		k.s.r.cfg.Logger.Warn("witness not written", "error", e.Error())
+		k.broken = true
+	}
+	return nil
+}
+
+// due says whether progress g is worth a write.
+func (k *keeper) due(g progress, now time.Time) bool {
+	since := now.Sub(k.writtenAt)
+	if g.commit != k.witness.acked.commit || g.events != k.witness.acked.events {
+		return since >= eventStride
+	}
+	return since >= idleStride && g.confirm >= k.witness.acked.confirm+idleBytes
+}
+
+// write makes g durable, then releases its position to the status writer: in
+// this order, or a crash in between would leave the slot beyond the witness.
+func (k *keeper) write(ctx context.Context, g progress, now time.Time) error {
+	w := k.witness
+	w.acked = g
+	if k.floor.lsn != 0 && k.floor.lsn <= g.confirm {
+		w.floor = k.floor.xmin
+	}
+	if err := updateWitness(ctx, k.conn, &k.s.r.cfg, &w); err != nil {
+		return err
+	}
+	if w.floor == k.floor.xmin {
+		k.floor = floor{}
+	}
+	k.witness, k.writtenAt, k.broken = w, now, false
+	k.s.r.last = &w
+	k.s.durable.Store(uint64(g.confirm))
+	k.s.poke()
+	return nil
+}
+
+// renewLease proves that the slot was ours when the query began. The time of
+// its answer proves nothing: we may have been stopped in between.
+func (k *keeper) renewLease(ctx context.Context) error {
+	asked := time.Since(k.s.started)
+	var pid int
+	err := k.conn.QueryRow(ctx, "SELECT coalesce(active_pid, 0) FROM pg_replication_slots WHERE slot_name = $1", k.s.r.cfg.Slot).Scan(&pid)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		pid = 0
+	case err != nil:
+		return queryError("look who holds the slot", err)
+	}
+	switch pid {
+	case k.s.pid:
+		k.s.leasedAt.Store(int64(asked))
+	case 0: // our walsender has ended; the stream will say why
+	default:
+		return &Error{Code: CodeLostLead, Detail: fmt.Sprintf("slot %q is held by server process %d now", k.s.r.cfg.Slot, pid)}
+	}
+	return nil
+}
+
+// inspect reads the slot's figures and compares the publication.
+func (k *keeper) inspect(ctx context.Context) error {
+	var st SlotStats
+	err := k.conn.QueryRow(ctx, `SELECT coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), s.restart_lsn), 0)::bigint,
+		coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), s.confirmed_flush_lsn), 0)::bigint,
+		coalesce(s.safe_wal_size, -1), coalesce(s.wal_status, ''), coalesce(t.spill_txns, 0), coalesce(t.spill_bytes, 0)
+		FROM pg_replication_slots s LEFT JOIN pg_stat_replication_slots t ON t.slot_name = s.slot_name
+		WHERE s.slot_name = $1`, k.s.r.cfg.Slot).Scan(&st.RetainedBytes, &st.UnconfirmedBytes, &st.SafeBytes, &st.WALStatus, &st.SpillTxns, &st.SpillBytes)
+	if err != nil {
+		return queryError("read the slot's figures", err)
+	}
+	st.At = time.Now()
+	k.s.r.record(func(s *Stats) { s.Slot = st })
+	pub, err := inspectPublication(ctx, k.conn, k.s.version, &k.s.r.cfg)
+	if err != nil {
+		return err
+	}
+	return checkFingerprint(&k.s.r.cfg, pub, &k.witness)
+}
+
+// takeFloor notes a snapshot's xmin and, after it, the end of the WAL: every
+// transaction below xmin ended, and so wrote its commit record, before that.
+func (k *keeper) takeFloor(ctx context.Context) error {
+	var f floor
+	err := k.conn.QueryRow(ctx, "SELECT pg_snapshot_xmin(pg_current_snapshot())::text").Scan(&f.xmin)
+	if err == nil {
+		err = k.conn.QueryRow(ctx, "SELECT pg_current_wal_insert_lsn()").Scan(&f.lsn)
+	}
+	if err != nil {
+		return queryError("take a replay floor", err)
+	}
+	if f.xmin != k.witness.floor {
+		k.floor = f
+	}
+	return nil
+}
+
+// finish writes the last witness of the session, if there is anything to
+// write.
+func (k *keeper) finish(ctx context.Context) error {
+	g := k.s.r.queue.progress()
+	if g.commit == k.witness.acked.commit && g.events == k.witness.acked.events && g.confirm < k.witness.acked.confirm+idleBytes {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+	defer cancel()
+	if k.conn.IsClosed() {
+		conn, err := connectSQL(ctx, &k.s.r.cfg)
+		if err != nil {
+			return err
+		}
+		k.conn = conn
+	}
+	return k.write(ctx, g, time.Now())
+}
+
+// closeSQL ends the connection in good order if that takes no time.
+func closeSQL(conn *pgx.Conn) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_ = conn.Close(ctx)
+}
+
+// closeReplication ends a walsender connection that never became a stream.
+func closeReplication(conn *pgconn.PgConn) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_ = conn.Close(ctx)
+}

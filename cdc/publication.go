@@ -1,0 +1,116 @@
+package cdc
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// publication is what the catalog says of the publication and the table.
+type publication struct {
+	// fingerprint changes when the publication was altered or recreated, or
+	// the table was taken out of it and put back: the rows of the catalog that
+	// make the table published are then others.
+	fingerprint string
+	// binary: every published column has a type that we read in binary form.
+	binary bool
+}
+
+// inspectPublication checks that the publication covers cfg.Table now. Without
+// a table it only has to exist.
+func inspectPublication(ctx context.Context, conn *pgx.Conn, version int, cfg *Config) (publication, error) {
+	var (
+		p             publication
+		insert, root  bool
+		covered       bool
+		filter        string
+		kind          string
+		columns       []uint32
+		relationFound bool
+	)
+	rows, err := conn.Query(ctx, publicationSQL(version), cfg.Publication, cfg.Table)
+	if err != nil {
+		return p, queryError("read the publication", err)
+	}
+	found := false
+	for rows.Next() {
+		found = true
+		if err := rows.Scan(&insert, &root, &covered, &filter, &kind, &columns, &p.fingerprint, &relationFound); err != nil {
+			rows.Close()
+			return p, queryError("read the publication", err)
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return p, queryError("read the publication", err)
+	}
+	p.binary = BinarySafe(columns)
+	name := pgx.Identifier{cfg.Publication}.Sanitize()
+	switch {
+	case !found:
+		return p, &Error{Code: CodePublication, Detail: fmt.Sprintf("publication %s does not exist", name),
+			Fix: "a publication must be older than its slot. If this one was dropped: outboxd teardown and outboxd setup begin again from now and accept the gap"}
+	case cfg.Table == "":
+		return p, nil
+	case !relationFound:
+		return p, &Error{Code: CodePublicationGap, Detail: fmt.Sprintf("table %s does not exist", cfg.Table),
+			Fix: "check --table; outboxd setup creates a missing outbox table"}
+	case !covered:
+		return p, &Error{Code: CodePublicationGap, Detail: fmt.Sprintf("publication %s does not cover the table %s: its events are not in the stream", name, cfg.Table),
+			Fix: fmt.Sprintf("BEGIN; LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE; ALTER PUBLICATION %s ADD TABLE %[1]s; COMMIT; then outboxd adopt, which accepts that events written until then were not published", cfg.Table, name)}
+	case !insert:
+		return p, &Error{Code: CodePublicationGap, Detail: fmt.Sprintf("publication %s does not publish inserts", name),
+			Fix: fmt.Sprintf("ALTER PUBLICATION %s SET (publish = 'insert'); then outboxd adopt, which accepts that events written until then were not published", name)}
+	case filter != "":
+		return p, &Error{Code: CodePublicationGap, Detail: fmt.Sprintf("publication %s filters the rows of %s: %s", name, cfg.Table, filter),
+			Fix: fmt.Sprintf("ALTER PUBLICATION %s SET TABLE %s; then outboxd adopt, which accepts that rows filtered until then were not published", name, cfg.Table)}
+	case kind == "p" && !root:
+		return p, &Error{Code: CodePublicationGap, Detail: fmt.Sprintf("%s is partitioned, and publication %s publishes its partitions under their own names", cfg.Table, name),
+			Fix: fmt.Sprintf("ALTER PUBLICATION %s SET (publish_via_partition_root = true); then outboxd adopt", name)}
+	}
+	return p, nil
+}
+
+// publicationSQL selects one row for the publication $1 with what concerns the
+// table $2.
+func publicationSQL(version int) string {
+	filter := "''"
+	published := `(SELECT array_agg(a.atttypid ORDER BY a.attnum) FROM pg_attribute a
+		WHERE a.attrelid = rel.oid AND a.attnum > 0 AND NOT a.attisdropped)`
+	if version >= 15_00_00 {
+		filter = `coalesce((SELECT string_agg(pg_get_expr(r.prqual, r.prrelid), '; ') FROM pg_publication_rel r
+			WHERE r.prpubid = p.oid AND r.prrelid = rel.oid AND r.prqual IS NOT NULL), '')`
+		published = `(SELECT array_agg(a.atttypid ORDER BY a.attnum) FROM pg_attribute a
+			LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = rel.oid
+			WHERE a.attrelid = rel.oid AND a.attnum > 0 AND NOT a.attisdropped
+			AND (r.prattrs IS NULL OR a.attnum = ANY (r.prattrs::int2[])))`
+	}
+	schemas := "''"
+	if version >= 15_00_00 {
+		schemas = `coalesce((SELECT string_agg(n.oid || '.' || n.xmin, ',') FROM pg_publication_namespace n
+			WHERE n.pnpubid = p.oid AND n.pnnspid = rel.relnamespace), '')`
+	}
+	return strings.Join([]string{`SELECT p.pubinsert, p.pubviaroot,
+		EXISTS (SELECT FROM pg_publication_tables t JOIN pg_namespace n ON n.nspname = t.schemaname
+			JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = t.tablename
+			WHERE t.pubname = p.pubname AND (c.oid = rel.oid OR c.oid IN (SELECT relid FROM pg_partition_tree(rel.oid)))), `,
+		filter, `, coalesce(rel.relkind::text, ''), coalesce(`, published, `, '{}'),
+		p.oid || '.' || p.xmin || ':' || coalesce((SELECT string_agg(r.oid || '.' || r.xmin, ',' ORDER BY r.oid)
+			FROM pg_publication_rel r WHERE r.prpubid = p.oid AND (r.prrelid = rel.oid
+				OR r.prrelid IN (SELECT relid FROM pg_partition_ancestors(rel.oid) a(relid)))), '') || ':' || `, schemas, `,
+		rel.oid IS NOT NULL
+		FROM pg_publication p LEFT JOIN pg_class rel ON rel.oid = to_regclass($2)
+		WHERE p.pubname = $1`}, "")
+}
+
+// checkFingerprint compares the publication with what the witness knows of it.
+func checkFingerprint(cfg *Config, p publication, w *witness) error {
+	if w.fingerprint == "" || w.fingerprint == p.fingerprint {
+		return nil
+	}
+	return &Error{Code: CodePublicationGap,
+		Detail: fmt.Sprintf("publication %s was altered or recreated, or the table %s was taken out of it and put back, after %s; events written while it was out were not published",
+			pgx.Identifier{cfg.Publication}.Sanitize(), cfg.Table, w.acked.confirm),
+		Fix: fmt.Sprintf("look for events of that time in the table. To go on and accept the gap: outboxd adopt --pipeline %s", cfg.Pipeline)}
+}

@@ -1,0 +1,292 @@
+package cdc
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/jackc/pglogrepl"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// Config says which slot to follow and how. The zero value of what is not
+// marked required is a documented default.
+type Config struct {
+	// Database is a connection string or URL as pgx takes it; empty parts
+	// come from PG* variables.
+	Database string
+	// Pipeline names the row of the witness. Required.
+	Pipeline string
+	// Slot and Publication must exist. Required.
+	Slot, Publication string
+	// Table is the outbox table, schema.name, that the publication must
+	// cover. Empty: logical messages only.
+	Table string
+	// ConfigHash is compared with the leader's while this reader stands by.
+	ConfigHash string
+	Logger     *slog.Logger // nil: discards
+}
+
+func (c *Config) applicationName() string { return "outboxd " + c.Pipeline }
+
+// Reader follows one slot, session after session. Open and the stream it
+// returns are for one goroutine; Ack and Stats are for any.
+type Reader struct {
+	cfg    Config
+	holder string // how this process signs the witness
+
+	// queue belongs to all sessions; see there.
+	queue *queue
+	// last is the witness as this process wrote it last, nil before that.
+	last *witness
+
+	mu    sync.Mutex
+	stats Stats
+}
+
+// NewReader returns a reader that has not connected yet. It fails only on a
+// configuration that can never work.
+func NewReader(cfg Config) (*Reader, error) {
+	if cfg.Pipeline == "" || cfg.Publication == "" {
+		return nil, &Error{Code: CodeConfig, Detail: "pipeline and publication must not be empty"}
+	}
+	if !validSlot.MatchString(cfg.Slot) {
+		return nil, &Error{Code: CodeConfig, Detail: fmt.Sprintf("slot name %q: only a-z, 0-9 and _ are allowed, 63 at most", cfg.Slot), Fix: "choose another --slot"}
+	}
+	if _, err := pgx.ParseConfig(cfg.Database); err != nil {
+		return nil, &Error{Code: CodeConfig, Detail: "read the database's connection string", Err: err, Fix: "see --database"}
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	return &Reader{cfg: cfg, holder: newHolder(), queue: newQueue(progress{})}, nil
+}
+
+// newHolder names this process to people, and tells it from every other one:
+// in containers host names and process ids repeat.
+func newHolder() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown host"
+	}
+	return fmt.Sprintf("%s, process %d, run %08x", host, os.Getpid(), rand.Uint32())
+}
+
+// Ack says that the event of token is durably published. Each token at most
+// once; any order, any goroutine, also between sessions.
+func (r *Reader) Ack(token uint64) { r.queue.ack(token) }
+
+// Stats is a snapshot for metrics and health.
+type Stats struct {
+	// Epoch of the current session; 0 before the first.
+	Epoch uint16
+	// Streaming: a session holds the slot.
+	Streaming bool
+	// LastReceived is when something last came from the walsender, to within
+	// a second. SilenceLimit is how long it may stay silent before the session
+	// is given up.
+	LastReceived time.Time
+	SilenceLimit time.Duration
+	// Received is the highest LSN received, Acked the last confirmable
+	// position of the acked prefix, Confirmed what the server was told.
+	Received, Acked, Confirmed LSN
+	// InFlight counts the events handed over and not acked; OldestUnacked is
+	// the commit time of the first of them, zero when there is none.
+	InFlight      int
+	OldestUnacked time.Time
+	// Slot is the slot as the server last described it (every 10 s).
+	Slot SlotStats
+}
+
+// SlotStats is what the server says of the slot.
+type SlotStats struct {
+	At               time.Time // when it was read; zero: never
+	RetainedBytes    int64     // current WAL position − restart_lsn
+	UnconfirmedBytes int64     // current WAL position − confirmed_flush_lsn
+	SafeBytes        int64     // safe_wal_size; -1: no limit
+	WALStatus        string
+	SpillTxns        int64
+	SpillBytes       int64
+}
+
+// Stats returns what the reader knows now. Safe for concurrent use.
+func (r *Reader) Stats() Stats {
+	r.mu.Lock()
+	st := r.stats
+	r.mu.Unlock()
+	st.Acked = r.queue.progress().confirm
+	st.InFlight, st.OldestUnacked = r.queue.inFlight()
+	return st
+}
+
+// record changes the stats.
+func (r *Reader) record(change func(*Stats)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	change(&r.stats)
+}
+
+// Open begins a session: connects, checks everything that could be wrong,
+// takes the slot and claims the witness. Its error is an *Error.
+func (r *Reader) Open(ctx context.Context) (*Stream, error) {
+	sql, err := connectSQL(ctx, &r.cfg)
+	if err != nil {
+		return nil, err
+	}
+	s, err := r.open(ctx, sql)
+	if err != nil {
+		closeSQL(sql)
+		return nil, asError(err)
+	}
+	return s, nil
+}
+
+func (r *Reader) open(ctx context.Context, sql *pgx.Conn) (*Stream, error) {
+	srv, err := inspectServer(ctx, sql)
+	if err != nil {
+		return nil, err
+	}
+	// First look: fail early, and without disturbing a leader.
+	if err := r.look(ctx, sql, srv); err != nil {
+		return nil, err
+	}
+	pub, err := inspectPublication(ctx, sql, srv.version, &r.cfg)
+	if err != nil {
+		return nil, err
+	}
+	timeout := senderTimeout(srv.senderTimeout)
+	repl, err := connectReplication(ctx, &r.cfg, srv.version, timeout)
+	if err != nil {
+		return nil, err
+	}
+	s, err := r.take(ctx, sql, repl, srv, pub, timeout)
+	if err != nil {
+		closeReplication(repl)
+		return nil, err
+	}
+	return s, nil
+}
+
+// look checks slot and witness as far as that can be done without the slot.
+func (r *Reader) look(ctx context.Context, sql *pgx.Conn, srv server) error {
+	w, err := readWitness(ctx, sql, r.cfg.Pipeline)
+	if err != nil {
+		return err
+	}
+	st, err := readSlot(ctx, sql, srv.version, r.cfg.Slot)
+	if err != nil {
+		return err
+	}
+	if st != nil && st.activePID != 0 && w != nil && w.configHash != "" && w.configHash != r.cfg.ConfigHash {
+		return &Error{Code: CodeConfigMismatch,
+			Detail: fmt.Sprintf("the relay that leads pipeline %s (%s) runs with another configuration", r.cfg.Pipeline, w.holder),
+			Fix:    "give both relays the same flags, or this one another --pipeline"}
+	}
+	return checkSlot(&r.cfg, st, w)
+}
+
+// take starts replication and, once the slot is ours and nobody else can write
+// the witness lawfully, compares slot, witness and memory again and claims the
+// witness. What look saw may be stale by now: the leader before us may have
+// written until the moment it lost the slot.
+func (r *Reader) take(ctx context.Context, sql *pgx.Conn, repl *pgconn.PgConn, srv server, pub publication, timeout time.Duration) (*Stream, error) {
+	system, err := pglogrepl.IdentifySystem(ctx, repl)
+	if err != nil {
+		return nil, queryError("identify the system", err)
+	}
+	if err := startStream(ctx, repl, &r.cfg, pub.binary); err != nil {
+		return nil, err
+	}
+	w, err := readWitness(ctx, sql, r.cfg.Pipeline)
+	if err != nil {
+		return nil, err
+	}
+	st, err := readSlot(ctx, sql, srv.version, r.cfg.Slot)
+	if err != nil {
+		return nil, err
+	}
+	if st == nil || st.activePID != int(repl.PID()) {
+		return nil, &Error{Code: CodeLostLead, Detail: fmt.Sprintf("slot %q was taken away right after it was acquired", r.cfg.Slot)}
+	}
+	w, err = r.claim(ctx, sql, repl, w, st, system, pub)
+	if err != nil {
+		return nil, err
+	}
+	return newStream(r, sql, repl, srv.version, w, timeout)
+}
+
+// claim checks the witness against server and memory, brings the queue in line
+// with it and writes it back under our name.
+func (r *Reader) claim(ctx context.Context, sql *pgx.Conn, repl *pgconn.PgConn, w *witness, st *slotState, system pglogrepl.IdentifySystemResult, pub publication) (*witness, error) {
+	log := r.cfg.Logger
+	if r.last != nil {
+		if err := checkMemory(&r.cfg, r.last, w); err != nil {
+			return nil, err
+		}
+	}
+	if w == nil {
+		w = &witness{systemID: system.SystemID, timeline: system.Timeline, epoch: 1, slot: r.cfg.Slot, floor: "0",
+			acked: progress{confirm: st.confirmed}, configHash: r.cfg.ConfigHash, fingerprint: pub.fingerprint, holder: r.holder}
+		if err := insertWitness(ctx, sql, &r.cfg, w); err != nil {
+			return nil, err
+		}
+		log.Warn("adopted a slot that this pipeline did not know", "slot", r.cfg.Slot, "from", st.confirmed.String())
+		r.queue.reset(w.acked)
+		r.last = w
+		return w, nil
+	}
+	if err := checkSystem(&r.cfg, w, system.SystemID, system.Timeline); err != nil {
+		return nil, err
+	}
+	if err := checkConfirmed(&r.cfg, st, w); err != nil {
+		return nil, err
+	}
+	if err := checkFingerprint(&r.cfg, pub, w); err != nil {
+		return nil, err
+	}
+	switch {
+	case system.Timeline != w.timeline:
+		at, err := switchPoint(ctx, repl, w.timeline, system.Timeline)
+		if err != nil {
+			return nil, err
+		}
+		log.Warn("the server is on a new timeline", "timeline", system.Timeline, "from", w.timeline, "at", at.String(), "acked", w.acked.confirm.String(), "epoch", w.epoch+1)
+		w.acked = branch(w.acked, at)
+		w.timeline = system.Timeline
+		w.epoch++
+		r.queue.reset(w.acked)
+	case r.last == nil || w.version > r.last.version+1 || w.holder != r.holder:
+		// The first session of this process, or another relay led since.
+		r.queue.reset(w.acked)
+	default:
+		r.queue.rewind()
+	}
+	w.slot, w.configHash, w.fingerprint, w.holder = r.cfg.Slot, r.cfg.ConfigHash, pub.fingerprint, r.holder
+	if err := updateWitness(ctx, sql, &r.cfg, w); err != nil {
+		return nil, err
+	}
+	r.last = w
+	return w, nil
+}
+
+// startStream asks for the stream from wherever the slot stands.
+func startStream(ctx context.Context, repl *pgconn.PgConn, cfg *Config, binary bool) error {
+	args := []string{
+		"proto_version '1'",
+		"publication_names '" + quoteLiteral(pgx.Identifier{cfg.Publication}.Sanitize()) + "'",
+		"messages 'true'",
+	}
+	if binary {
+		args = append(args, "binary 'true'")
+	}
+	err := pglogrepl.StartReplication(ctx, repl, cfg.Slot, 0, pglogrepl.StartReplicationOptions{Mode: pglogrepl.LogicalReplication, PluginArgs: args})
+	if err != nil {
+		return startError(cfg, err)
+	}
+	return nil
+}

@@ -1,0 +1,150 @@
+package cdc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// validSlot is what PostgreSQL accepts; START_REPLICATION takes the name
+// unquoted.
+var validSlot = regexp.MustCompile(`^[a-z0-9_]{1,63}$`)
+
+// server is what a session must know of the server before it asks for WAL.
+type server struct {
+	version       int // server_version_num
+	senderTimeout time.Duration
+}
+
+// inspectServer checks what no slot could work without.
+func inspectServer(ctx context.Context, conn *pgx.Conn) (server, error) {
+	var (
+		s        server
+		timeout  int64
+		walLevel string
+		standby  bool
+	)
+	err := conn.QueryRow(ctx, `SELECT current_setting('server_version_num')::int,
+		(SELECT setting::bigint FROM pg_settings WHERE name = 'wal_sender_timeout'),
+		current_setting('wal_level'), pg_is_in_recovery()`).Scan(&s.version, &timeout, &walLevel, &standby)
+	if err != nil {
+		return s, queryError("read the server's settings", err)
+	}
+	s.senderTimeout = time.Duration(timeout) * time.Millisecond
+	switch {
+	case s.version < 14_00_00:
+		return s, &Error{Code: CodeVersion, Detail: fmt.Sprintf("the server is PostgreSQL %d; 14 is the oldest that works", s.version/10000),
+			Fix: "upgrade the server"}
+	case standby:
+		return s, &Error{Code: CodeNotPrimary, Detail: "the server is a standby; the relay needs the primary",
+			Fix: "name the primary in --database, or several hosts with target_session_attrs=read-write"}
+	case walLevel != "logical" && s.version < 19_00_00:
+		return s, &Error{Code: CodeWALLevel, Detail: fmt.Sprintf("wal_level is %q; logical decoding needs \"logical\"", walLevel),
+			Fix: "as a superuser: ALTER SYSTEM SET wal_level = 'logical'; then restart the server"}
+	}
+	return s, nil
+}
+
+// slotState is one row of pg_replication_slots.
+type slotState struct {
+	plugin, database string
+	sameDatabase     bool
+	activePID        int // 0: nobody streams from it
+	confirmed        LSN
+	walStatus        string
+	invalidation     string // 17 and later
+	holder           string // application name and address of activePID, when visible
+}
+
+// readSlot returns the slot's row, or nil when there is none.
+func readSlot(ctx context.Context, conn *pgx.Conn, version int, slot string) (*slotState, error) {
+	invalidation := "''"
+	if version >= 17_00_00 {
+		invalidation = "coalesce(s.invalidation_reason, '')"
+	} else if version >= 16_00_00 {
+		invalidation = "CASE WHEN s.conflicting THEN 'conflict with recovery' ELSE '' END"
+	}
+	var st slotState
+	err := conn.QueryRow(ctx, `SELECT coalesce(s.plugin, ''), coalesce(s.database, ''), s.database = current_database(),
+		coalesce(s.active_pid, 0), coalesce(s.confirmed_flush_lsn, '0/0'), coalesce(s.wal_status, ''), `+invalidation+`,
+		coalesce(nullif(a.application_name, '') || coalesce(' at ' || host(a.client_addr), ''), '')
+		FROM pg_replication_slots s LEFT JOIN pg_stat_activity a ON a.pid = s.active_pid
+		WHERE s.slot_name = $1`, slot).Scan(&st.plugin, &st.database, &st.sameDatabase,
+		&st.activePID, &st.confirmed, &st.walStatus, &st.invalidation, &st.holder)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, queryError("read the slot "+strconv.Quote(slot), err)
+	}
+	return &st, nil
+}
+
+// checkSlot names what is wrong with the slot st, given the pipeline's witness;
+// either may be missing (nil).
+func checkSlot(cfg *Config, st *slotState, w *witness) error {
+	switch {
+	case st == nil && w != nil:
+		return &Error{Code: CodeSlotMissing,
+			Detail: fmt.Sprintf("slot %q is gone; everything up to %s was published, what was committed after it is not known to the server any more", cfg.Slot, w.acked.confirm),
+			Fix:    fmt.Sprintf("nothing was skipped yet. To begin again from now and accept the gap: outboxd teardown --pipeline %s, then outboxd setup --pipeline %[1]s", cfg.Pipeline)}
+	case st == nil:
+		return &Error{Code: CodeSlotMissing, Detail: fmt.Sprintf("slot %q does not exist", cfg.Slot),
+			Fix: fmt.Sprintf("outboxd setup --pipeline %s --slot %s --publication %s, or run with --setup", cfg.Pipeline, cfg.Slot, cfg.Publication)}
+	case st.plugin != "pgoutput":
+		return &Error{Code: CodeSlotWrong, Detail: fmt.Sprintf("slot %q uses the plugin %q; the relay reads pgoutput", cfg.Slot, st.plugin),
+			Fix: "choose another --slot, or drop that one if nobody needs it"}
+	case !st.sameDatabase:
+		return &Error{Code: CodeSlotWrong, Detail: fmt.Sprintf("slot %q belongs to the database %q", cfg.Slot, st.database),
+			Fix: "name that database in --database, or choose another --slot"}
+	case st.walStatus == "lost" || st.invalidation != "":
+		why := st.invalidation
+		if why == "" {
+			why = "WAL that it needed was removed (max_slot_wal_keep_size)"
+		}
+		from := st.confirmed
+		if w != nil {
+			from = w.acked.confirm
+		}
+		return &Error{Code: CodeSlotLost,
+			Detail: fmt.Sprintf("slot %q was invalidated: %s; events committed after %s can no longer be read from it", cfg.Slot, why, from),
+			Fix:    fmt.Sprintf("to begin again from now and accept the gap: outboxd teardown --pipeline %s, then outboxd setup --pipeline %[1]s", cfg.Pipeline)}
+	case st.activePID != 0:
+		return slotActive(cfg, st)
+	}
+	return nil
+}
+
+func slotActive(cfg *Config, st *slotState) *Error {
+	detail := fmt.Sprintf("slot %q is held by server process %d", cfg.Slot, st.activePID)
+	if st.holder != "" {
+		detail += " (" + st.holder + ")"
+	}
+	return &Error{Code: CodeSlotActive, Detail: detail}
+}
+
+// checkConfirmed compares the slot's confirmed position with the witness, who
+// knows every position that this pipeline ever confirmed.
+func checkConfirmed(cfg *Config, st *slotState, w *witness) error {
+	if st.confirmed <= w.acked.confirm {
+		return nil
+	}
+	return &Error{Code: CodeSlotForeign,
+		Detail: fmt.Sprintf("slot %q stands at %s, and this pipeline confirmed only %s: it was recreated, or advanced by someone else; events committed between the two may be lost", cfg.Slot, st.confirmed, w.acked.confirm),
+		Fix:    fmt.Sprintf("find out who did it. To go on from the slot's position and accept the gap: outboxd adopt --pipeline %s", cfg.Pipeline)}
+}
+
+// queryError names why a query on the SQL connection failed.
+func queryError(what string, err error) *Error {
+	e := connectError(err)
+	if e.Code == CodePrivilege {
+		e.Fix = "outboxd setup --relay-role <role> grants what the relay needs"
+	}
+	e.Detail = what
+	return e
+}

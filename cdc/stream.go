@@ -1,0 +1,281 @@
+package cdc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
+)
+
+// Stream is one session: a walsender connection that holds the slot, and an SQL
+// connection beside it. Three goroutines share it. Run reads the walsender
+// connection, and nobody else does; the status writer writes it, and nobody
+// else does; the keeper owns the SQL connection. Close ends the last two.
+type Stream struct {
+	r        *Reader
+	conn     net.Conn
+	frontend *pgproto3.Frontend
+	pid      int // of the walsender
+	version  int
+	epoch    uint16
+	timeout  time.Duration // wal_sender_timeout of this session
+
+	// ctx ends with the session; its cause says why.
+	ctx  context.Context
+	fail context.CancelCauseFunc
+
+	keeper *keeper
+	stop   context.CancelFunc // ends keeper and status writer
+	done   sync.WaitGroup
+	closed bool
+
+	// Written by Run only.
+	decoder   *decoder
+	tx        transaction
+	message   Message
+	sinceWait int
+
+	messages atomic.Uint64 // received so far
+	received atomic.Uint64 // highest LSN received
+	handling atomic.Bool   // Run is not waiting for the network
+
+	durable  atomic.Uint64 // what the witness says may be confirmed
+	asked    atomic.Bool   // the server wants a status now
+	wake     chan struct{} // to the status writer: look again
+	started  time.Time
+	leasedAt atomic.Int64 // since started, in nanoseconds: the last proof that the slot is ours
+}
+
+// transaction is the one that Run is in the middle of.
+type transaction struct {
+	open    bool
+	commit  LSN
+	time    time.Time
+	xid     uint32
+	ordinal uint32 // of the next event
+}
+
+// newStream takes over both connections and starts the session's goroutines.
+func newStream(r *Reader, sql *pgx.Conn, repl *pgconn.PgConn, version int, w *witness, timeout time.Duration) (*Stream, error) {
+	hijacked, err := repl.Hijack()
+	if err != nil {
+		return nil, fmt.Errorf("take over the replication connection: %w", err)
+	}
+	s := &Stream{
+		r: r, conn: hijacked.Conn, frontend: hijacked.Frontend, pid: int(hijacked.PID), version: version, epoch: w.epoch, timeout: timeout,
+		decoder: newDecoder(), wake: make(chan struct{}, 1), started: time.Now(),
+	}
+	s.message.next = s.next
+	s.durable.Store(uint64(w.acked.confirm))
+	s.ctx, s.fail = context.WithCancelCause(context.Background())
+	r.record(func(st *Stats) {
+		st.Epoch, st.Streaming, st.LastReceived, st.SilenceLimit = w.epoch, true, time.Now(), timeout
+		st.Confirmed = w.acked.confirm
+	})
+	s.keeper = &keeper{s: s, conn: sql, witness: *w, fingerprintAt: s.started}
+	var ctx context.Context
+	ctx, s.stop = context.WithCancel(context.Background())
+	s.done.Go(func() { s.writeStatus(ctx) })
+	s.done.Go(func() { s.keeper.run(ctx) })
+	return s, nil
+}
+
+// Handler gets the messages one at a time, in order, on the goroutine of Run.
+// While it blocks nothing is read, and the connection is kept alive. Its error
+// ends the session and is returned by Run as it is.
+type Handler func(ctx context.Context, m *Message) error
+
+// Run reads until ctx ends (it then returns ctx's cause) or something fails (an
+// *Error, or the handler's error). After Run the session is still open: acks
+// that come in go on to be confirmed until Close. Call it once.
+func (s *Stream) Run(ctx context.Context, h Handler) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(s.ctx, func() { cancel(context.Cause(s.ctx)) })()
+	// A read in progress ends by its deadline; writes keep their own.
+	defer context.AfterFunc(ctx, func() { _ = s.conn.SetReadDeadline(time.Unix(1, 0)) })()
+	err := s.read(ctx, h)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	var broken *Error
+	if errors.As(err, &broken) {
+		s.fail(broken) // the stream cannot be used any more, not even to take leave
+	}
+	return err
+}
+
+func (s *Stream) read(ctx context.Context, h Handler) error {
+	for {
+		s.handling.Store(false)
+		msg, err := s.frontend.Receive()
+		s.handling.Store(true)
+		if err != nil {
+			return &Error{Code: CodeUnreachable, Detail: "read the replication stream", Err: err}
+		}
+		s.messages.Add(1)
+		switch msg := msg.(type) {
+		case *pgproto3.CopyData:
+			if err := s.copyData(ctx, msg.Data, h); err != nil {
+				return err
+			}
+		case *pgproto3.ErrorResponse:
+			return streamError(&s.r.cfg, pgconn.ErrorResponseToPgError(msg))
+		case *pgproto3.NoticeResponse:
+			// PostgreSQL 18 goes on without a publication that it cannot find,
+			// and drops what it would have published.
+			if strings.HasPrefix(msg.Message, "skipped loading publication") {
+				return &Error{Code: CodePublication, Detail: "the server streams without the publication: " + msg.Message,
+					Fix: "the publication was dropped or is younger than the slot's position: outboxd teardown and outboxd setup begin again from now and accept the gap"}
+			}
+			s.r.cfg.Logger.Info("notice from the server", "message", msg.Message)
+		case *pgproto3.CommandComplete, *pgproto3.CopyDone:
+			// How a server that shuts down in good order takes its leave.
+			return &Error{Code: CodeServerStopping, Detail: "the server ended the stream"}
+		}
+	}
+}
+
+func (s *Stream) copyData(ctx context.Context, data []byte, h Handler) error {
+	var e envelope
+	if err := decodeEnvelope(data, &e); err != nil {
+		return malformed(err)
+	}
+	if e.kind == 'k' {
+		s.keepalive(&e)
+		return nil
+	}
+	s.see(e.start)
+	var f frame
+	if err := s.decoder.decode(e.data, &f); err != nil {
+		return malformed(err)
+	}
+	return s.handle(ctx, &f, h)
+}
+
+// keepalive enters the server's position into the queue: what comes before it
+// in the byte stream comes before it in the WAL. Inside a transaction it
+// carries that transaction's own commit LSN, which confirms nothing and would
+// skip everything if it did.
+func (s *Stream) keepalive(e *envelope) {
+	if !s.tx.open {
+		s.see(e.end)
+		s.r.queue.mark(e.end)
+	}
+	if e.reply {
+		s.asked.Store(true)
+		s.poke()
+	}
+}
+
+// handle moves the session on by one pgoutput message.
+func (s *Stream) handle(ctx context.Context, f *frame, h Handler) error {
+	switch f.kind {
+	case 'B':
+		if s.tx.open {
+			return malformed(fmt.Errorf("begin at %s inside the transaction at %s", f.lsn, s.tx.commit))
+		}
+		s.tx = transaction{open: true, commit: f.lsn, time: f.time, xid: f.xid}
+	case 'C':
+		if !s.tx.open || f.lsn != s.tx.commit {
+			return malformed(fmt.Errorf("commit at %s does not end the transaction at %s", f.lsn, s.tx.commit))
+		}
+		s.tx.open = false
+		s.see(f.endLSN)
+		s.r.queue.mark(f.endLSN)
+	case 'M':
+		if !f.transactional {
+			// It is in the WAL whether or not its transaction committed: never
+			// an event, but a position like any other.
+			if !s.tx.open {
+				s.r.queue.mark(f.lsn)
+			}
+			return nil
+		}
+		return s.deliver(ctx, Message{Kind: Logical, Prefix: f.prefix, Content: f.content}, h)
+	case 'I':
+		return s.deliver(ctx, Message{Kind: Insert, Relation: f.relation, Row: f.row}, h)
+	}
+	return nil
+}
+
+// deliver hands one message of the open transaction to h.
+func (s *Stream) deliver(ctx context.Context, m Message, h Handler) error {
+	if !s.tx.open {
+		return malformed(errors.New("a change outside of a transaction"))
+	}
+	if s.sinceWait++; s.sinceWait >= 256 {
+		s.sinceWait = 0
+		if err := s.r.queue.wait(ctx); err != nil {
+			return err
+		}
+	}
+	m.XID, m.Commit, m.CommitTime, m.next = s.tx.xid, s.tx.commit, s.tx.time, s.message.next
+	s.message = m
+	return h(ctx, &s.message)
+}
+
+// next is Message.Next.
+func (s *Stream) next() (Delivery, bool) {
+	p := place{commit: s.tx.commit, ordinal: s.tx.ordinal}
+	s.tx.ordinal++
+	token, fresh := s.r.queue.event(p, s.tx.time)
+	return Delivery{Position: Position{Epoch: s.epoch, Commit: p.commit, Ordinal: p.ordinal}, Token: token}, fresh
+}
+
+// see raises the highest LSN received. Only Run writes it.
+func (s *Stream) see(lsn LSN) {
+	if uint64(lsn) > s.received.Load() {
+		s.received.Store(uint64(lsn))
+	}
+}
+
+// poke makes the status writer look again, now.
+func (s *Stream) poke() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Guard returns an error when the right to publish cannot be proven: for half
+// of wal_sender_timeout nobody has seen the slot in our hands. A successor can
+// have it only after the whole of that timeout, so what we write before the
+// guard refuses cannot come behind what the successor publishes, but for bytes
+// already in the kernel's buffers. It is a publisher.Guard.
+func (s *Stream) Guard() error {
+	if age := time.Since(s.started) - time.Duration(s.leasedAt.Load()); age > s.timeout/2 {
+		return &Error{Code: CodeLostLead, Detail: fmt.Sprintf("no sign for %s that slot %q is still held", age.Round(time.Millisecond), s.r.cfg.Slot)}
+	}
+	return nil
+}
+
+// Close makes the acked position durable, confirms it and ends both
+// connections, within ctx. Events not acked by now are sent again in the next
+// session. It returns an error when the position could not be made durable or
+// the server did not take it: events may then be published twice.
+func (s *Stream) Close(ctx context.Context) error {
+	if s.closed {
+		return nil
+	}
+	s.closed = true
+	s.stop()
+	s.done.Wait()
+	err := s.keeper.finish(ctx)
+	if err == nil && s.ctx.Err() == nil {
+		err = s.farewell(ctx)
+	}
+	s.fail(net.ErrClosed)
+	_ = s.conn.Close()
+	closeSQL(s.keeper.conn)
+	s.r.record(func(st *Stats) { st.Streaming = false })
+	return err
+}

@@ -1,0 +1,170 @@
+package cdc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pglogrepl"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// witness is the pipeline's row in outboxd.witness: what it knows of its own
+// past. It is written ahead: the server is told to confirm a position only when
+// the row says so already. Hence three things the slot alone cannot say:
+//
+//   - a slot that stands beyond the witness was moved by someone else;
+//   - a slot that is missing did once exist;
+//   - what the server sends again, because it saves slots lazily, was published
+//     before and is skipped.
+//
+// It is a filter and a witness, never a starting point: the server decides
+// where the stream begins.
+type witness struct {
+	systemID    string
+	timeline    int32
+	epoch       uint16
+	slot        string
+	configHash  string
+	fingerprint string
+	floor       string // replay floor: an xid8
+	acked       progress
+	version     int64 // rises with each write
+	holder      string
+}
+
+const witnessColumns = `system_id, timeline, epoch, slot, config_hash, publication_fingerprint, replay_floor,
+	acked_lsn, acked_commit, acked_events, version, holder`
+
+// readWitness returns the pipeline's row, or nil when there is none.
+func readWitness(ctx context.Context, conn *pgx.Conn, pipeline string) (*witness, error) {
+	var (
+		w      witness
+		epoch  int32
+		events int64
+	)
+	err := conn.QueryRow(ctx, "SELECT "+witnessColumns+" FROM outboxd.witness WHERE pipeline = $1", pipeline).Scan(
+		&w.systemID, &w.timeline, &epoch, &w.slot, &w.configHash, &w.fingerprint, &w.floor,
+		&w.acked.confirm, &w.acked.commit, &events, &w.version, &w.holder)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, nil
+	}
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) && (pgErr.Code == "42P01" || pgErr.Code == "3F000") {
+		return nil, &Error{Code: CodeNotSetUp, Detail: "the schema outboxd is missing in this database", Err: err,
+			Fix: fmt.Sprintf("outboxd setup --pipeline %s, or run with --setup", pipeline)}
+	}
+	if err != nil {
+		return nil, queryError("read the witness", err)
+	}
+	w.epoch, w.acked.events = uint16(epoch), uint32(events)
+	return &w, nil
+}
+
+// insertWitness writes the first row of a pipeline. It fails when there is one.
+func insertWitness(ctx context.Context, conn *pgx.Conn, cfg *Config, w *witness) error {
+	_, err := conn.Exec(ctx, `INSERT INTO outboxd.witness (pipeline, publication, outbox_table, system_id, timeline, epoch, slot,
+		config_hash, publication_fingerprint, replay_floor, acked_lsn, acked_commit, acked_events, version, holder)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11::pg_lsn, $12::pg_lsn, $13, $14, $15)`,
+		cfg.Pipeline, cfg.Publication, cfg.Table, w.systemID, w.timeline, int32(w.epoch), w.slot, w.configHash, w.fingerprint,
+		w.floor, w.acked.confirm.String(), w.acked.commit.String(), int64(w.acked.events), w.version, w.holder)
+	if err != nil {
+		return queryError("write the witness", err)
+	}
+	return nil
+}
+
+// updateWitness replaces the row by w, one version further than before, if it
+// is still the one that w was read or written from.
+//
+// The condition fences a leader that lost its slot without noticing: it was
+// stopped in the middle, another relay took the slot and wrote the row; when
+// the first goes on, its update finds another version and touches nothing.
+func updateWitness(ctx context.Context, conn *pgx.Conn, cfg *Config, w *witness) error {
+	tag, err := conn.Exec(ctx, `UPDATE outboxd.witness SET publication = $2, outbox_table = $3, system_id = $4, timeline = $5, epoch = $6,
+		slot = $7, config_hash = $8, publication_fingerprint = $9, replay_floor = $10, acked_lsn = $11::pg_lsn,
+		acked_commit = $12::pg_lsn, acked_events = $13, holder = $14, version = version + 1, updated_at = now()
+		WHERE pipeline = $1 AND version = $15`,
+		cfg.Pipeline, cfg.Publication, cfg.Table, w.systemID, w.timeline, int32(w.epoch), w.slot, w.configHash, w.fingerprint,
+		w.floor, w.acked.confirm.String(), w.acked.commit.String(), int64(w.acked.events), w.holder, w.version)
+	if err != nil {
+		return queryError("write the witness", err)
+	}
+	if tag.RowsAffected() == 0 {
+		return &Error{Code: CodeLostLead, Detail: fmt.Sprintf("the witness of pipeline %s was written by someone else: another relay has taken over", cfg.Pipeline)}
+	}
+	w.version++
+	return nil
+}
+
+// checkSystem compares the server's identity with the witness. A new timeline
+// alone is no gap: switchover and failover begin one.
+func checkSystem(cfg *Config, w *witness, systemID string, timeline int32) error {
+	if w.systemID != systemID {
+		return &Error{Code: CodeSystemChanged,
+			Detail: fmt.Sprintf("this database cluster has the system identifier %s, and pipeline %s published from %s: another cluster, an upgrade or a dump that was restored", systemID, cfg.Pipeline, w.systemID),
+			Fix:    fmt.Sprintf("check --database. To go on with this cluster from its slot's position: outboxd adopt --pipeline %s", cfg.Pipeline)}
+	}
+	if timeline < w.timeline {
+		return &Error{Code: CodeRestored,
+			Detail: fmt.Sprintf("the server is on timeline %d, and pipeline %s published from timeline %d: an old primary, or a restored backup", timeline, cfg.Pipeline, w.timeline),
+			Fix:    fmt.Sprintf("check that --database names the current primary. If it does: outboxd adopt --pipeline %s", cfg.Pipeline)}
+	}
+	return nil
+}
+
+// checkMemory compares the row with what this process wrote last. Between the
+// two sessions another relay may have led; that raises the version. A lower
+// version, or other content under the same one, means that the database was
+// restored to an earlier state while we were away.
+func checkMemory(cfg *Config, last, now *witness) error {
+	if now != nil && (now.version > last.version || now.version == last.version && now.acked == last.acked) {
+		return nil
+	}
+	detail := fmt.Sprintf("the witness of pipeline %s is gone", cfg.Pipeline)
+	if now != nil {
+		detail = fmt.Sprintf("the witness of pipeline %s says version %d, acked %s; this process wrote version %d, acked %s", cfg.Pipeline, now.version, now.acked.confirm, last.version, last.acked.confirm)
+	}
+	return &Error{Code: CodeRestored, Detail: detail + ": the database was restored to an earlier state",
+		Fix: fmt.Sprintf("events written after that state and already published may be written again or never. To go on from the slot's position: outboxd adopt --pipeline %s", cfg.Pipeline)}
+}
+
+// branch returns what is acked of from when the server has moved from timeline
+// old to a newer one: LSNs at and above the point where old was left are used
+// again for other transactions.
+func branch(from progress, switchPoint LSN) progress {
+	g := from
+	g.confirm = min(g.confirm, switchPoint)
+	if g.commit >= switchPoint {
+		g.commit, g.events = 0, 0
+	}
+	return g
+}
+
+// switchPoint asks where the timeline old was left on the way to current. The
+// history file of current has a line for each timeline before it: number,
+// position, reason.
+func switchPoint(ctx context.Context, conn *pgconn.PgConn, old, current int32) (LSN, error) {
+	h, err := pglogrepl.TimelineHistory(ctx, conn, current)
+	if err != nil {
+		return 0, queryError("read the timeline history", err)
+	}
+	for line := range strings.Lines(string(h.Content)) {
+		var (
+			timeline int32
+			at       string
+		)
+		if n, _ := fmt.Sscan(line, &timeline, &at); n != 2 || timeline != old {
+			continue
+		}
+		lsn, err := pglogrepl.ParseLSN(at)
+		if err != nil {
+			break
+		}
+		return lsn, nil
+	}
+	return 0, &Error{Code: CodeRestored, Detail: fmt.Sprintf("timeline %d is not in the history of timeline %d: this server did not come from the one that was published from", old, current),
+		Fix: "check that --database names the right primary; outboxd adopt goes on from the slot's position"}
+}
