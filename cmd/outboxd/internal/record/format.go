@@ -1,0 +1,125 @@
+package record
+
+import (
+	"fmt"
+	"slices"
+	"sync/atomic"
+
+	"github.com/outboxd/outboxd/publisher"
+)
+
+// Format makes records. It does not change once made, apart from a counter,
+// and is safe for concurrent use.
+type Format struct {
+	broker       Broker
+	topic        *template
+	route        *route
+	style        style
+	allowUnkeyed bool
+	skipped      atomic.Uint64
+}
+
+// style fills in everything of a record but its topic.
+type style interface {
+	// check finds what the style cannot do without.
+	check(ev *Event) error
+	// fill fills r, and returns how many of the event's own headers it left
+	// out.
+	fill(r *publisher.Record, ev *Event, arena *Arena) (skipped int, err error)
+}
+
+// The headers that say why a record comes again, in every style. An event
+// cannot set them.
+const (
+	headerReplayed = "outboxd-replayed"
+	headerRetried  = "outboxd-retried"
+)
+
+// yes is the value of both. Like every value that records share, it is never
+// written to.
+var yes = []byte("true")
+
+// Record returns the record of ev, in arena. Its error is always a
+// *publisher.PoisonError with one of the reasons of this package: no record
+// can be made of this event, now or later.
+func (f *Format) Record(ev *Event, arena *Arena) (*publisher.Record, error) {
+	if ev.AggregateID == nil && !f.allowUnkeyed {
+		return nil, poison(ReasonMissingKey, "%s is NULL, so the event has no place in any order; publish such events in no order with --allow-unkeyed", fieldAggregateID)
+	}
+	if err := f.style.check(ev); err != nil {
+		return nil, err
+	}
+	topic, err := f.topicOf(ev, arena)
+	if err != nil {
+		return nil, err
+	}
+	r := arena.record()
+	r.Topic = textOf(topic)
+	skipped, err := f.style.fill(r, ev, arena)
+	if err != nil {
+		return nil, err
+	}
+	if skipped > 0 {
+		f.skipped.Add(uint64(skipped))
+	}
+	if f.broker == RabbitMQ {
+		if err := checkShortStrings(r); err != nil {
+			return nil, err
+		}
+	}
+	return r, nil
+}
+
+// SkippedHeaders counts the headers of events that were left out because their
+// names are those of headers that the Format sets.
+func (f *Format) SkippedHeaders() uint64 { return f.skipped.Load() }
+
+func (f *Format) topicOf(ev *Event, arena *Arena) ([]byte, error) {
+	topic, groups, err := f.route.match(ev)
+	if err != nil {
+		return nil, err
+	}
+	if topic == nil {
+		topic, err = f.topic.expand(ev, groups, arena)
+	} else {
+		topic = arena.clone(topic)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if p := f.broker.topicProblem(topic); p != "" {
+		return nil, poison(ReasonBadTopic, "template %q gives %q: %s", f.topic.source, topic, p)
+	}
+	return topic, nil
+}
+
+// appendMarks appends the headers that say why the record comes again.
+func appendMarks(h []publisher.Header, ev *Event) []publisher.Header {
+	if ev.Replayed {
+		h = append(h, publisher.Header{Name: headerReplayed, Value: yes})
+	}
+	if ev.Retried {
+		h = append(h, publisher.Header{Name: headerRetried, Value: yes})
+	}
+	return h
+}
+
+// checkShortStrings finds what does not fit into AMQP 0-9-1. The client would
+// refuse it with an error that says neither which nor why.
+func checkShortStrings(r *publisher.Record) error {
+	for _, p := range []struct{ name, text string }{{"id", r.ID}, {"type", r.Type}, {"content type", r.ContentType}} {
+		if len(p.text) > maxShortString {
+			return poison(ReasonBadRecord, "the %s has %d bytes, a message property of AMQP holds %d", p.name, len(p.text), maxShortString)
+		}
+	}
+	i := slices.IndexFunc(r.Headers, func(h publisher.Header) bool { return len(h.Name) > maxShortString })
+	if i >= 0 {
+		return poison(ReasonBadHeader, "a header's name has %d bytes, AMQP allows %d: %.40q…", len(r.Headers[i].Name), maxShortString, r.Headers[i].Name)
+	}
+	return nil
+}
+
+// badHeaders is the outcome of an event whose headers cannot be read.
+func badHeaders(err error) error {
+	return &publisher.PoisonError{Reason: ReasonBadHeader, Detail: fmt.Sprintf("read the %s column", fieldHeaders), Err: err}
+}
