@@ -1,0 +1,60 @@
+//go:build !embedded
+
+package devtest
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/outboxd/outboxd/internal/devenv"
+)
+
+const (
+	rabbitVar    = "OUTBOXD_TEST_RABBITMQ"
+	rabbitCtlVar = "OUTBOXD_TEST_RABBITMQCTL"
+)
+
+// RabbitMQ returns the URL of a real RabbitMQ, default virtual host: that of
+// OUTBOXD_TEST_RABBITMQ, else of the one that this process shares. Take the
+// names of exchanges and queues from Name, and delete them or let them expire.
+func RabbitMQ(t testing.TB) string {
+	t.Helper()
+	if url := os.Getenv(rabbitVar); url != "" {
+		return url
+	}
+	return rabbit(t).URL()
+}
+
+// RabbitMQCtl runs rabbitmqctl for the node of RabbitMQ and returns what it
+// printed: to add users or virtual hosts, or to close one's own connections.
+func RabbitMQCtl(t testing.TB, args ...string) string {
+	t.Helper()
+	command := []string{}
+	if os.Getenv(rabbitVar) == "" {
+		command = append(command, rabbit(t).CtlPath())
+	} else {
+		command = strings.Fields(os.Getenv(rabbitCtlVar))
+	}
+	if len(command) == 0 {
+		t.Fatalf("%s is set, %s is not: it must be the command that runs rabbitmqctl there", rabbitVar, rabbitCtlVar)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	command = append(command, args...)
+	out, err := exec.CommandContext(ctx, command[0], command[1:]...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("rabbitmqctl %s: %v: %s", strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
+func rabbit(t testing.TB) *devenv.RabbitMQ {
+	t.Helper()
+	return get(t, &shared, "RabbitMQ", func(ctx context.Context) (*devenv.RabbitMQ, error) {
+		return devenv.StartRabbitMQ(ctx, devenv.RabbitMQOptions{})
+	})
+}

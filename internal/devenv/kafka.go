@@ -1,0 +1,166 @@
+package devenv
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// KafkaOptions says how to start Kafka. The zero value is a good one.
+type KafkaOptions struct {
+	// Properties go to server.properties, over the ones that one node needs.
+	Properties map[string]string
+}
+
+// Kafka is one real broker, in KRaft mode, that is its own controller. Its
+// methods may be called from several goroutines at once.
+type Kafka struct {
+	server
+	address string
+}
+
+// clusterID is the same for all clusters: 16 bytes, base64. None sees another.
+const clusterID = "b3V0Ym94ZC10ZXN0aW5nMQ"
+
+// StartKafka starts a broker and returns when it answers, in 3 to 8 seconds. It
+// needs a Java runtime of version 17 or later and, the first time on a machine,
+// Maven. Close it when done.
+func StartKafka(ctx context.Context, o KafkaOptions) (*Kafka, error) {
+	java, err := lookPath("java")
+	if err != nil {
+		return nil, err
+	}
+	jars, err := kafkaJars(ctx)
+	if err != nil {
+		return nil, err
+	}
+	box, err := newSandbox("kafka", "TERM")
+	if err != nil {
+		return nil, err
+	}
+	k, err := newKafka(ctx, box, java, jars, o)
+	if err == nil {
+		err = k.Start(ctx)
+	}
+	if err != nil {
+		return nil, errors.Join(err, box.close())
+	}
+	return k, nil
+}
+
+func newKafka(ctx context.Context, box *sandbox, java, jars string, o KafkaOptions) (*Kafka, error) {
+	port, err := freePort()
+	if err != nil {
+		return nil, err
+	}
+	controller, err := freePort()
+	if err != nil {
+		return nil, err
+	}
+	k := &Kafka{address: loopback(port)}
+	properties := filepath.Join(box.dir, "server.properties")
+	if err := writeProperties(properties, kafkaProperties(box.dir, k.address, loopback(controller), o.Properties)); err != nil {
+		return nil, err
+	}
+	err = runUnprivileged(ctx, box.dir, java, "-Xmx128m", "-XX:TieredStopAtLevel=1", "-cp", filepath.Join(jars, "*"),
+		"kafka.tools.StorageTool", "format", "-t", clusterID, "-c", properties)
+	if err != nil {
+		return nil, fmt.Errorf("format the storage of Kafka: %w", err)
+	}
+	k.server = server{
+		box: box,
+		cmd: command{
+			name: "kafka",
+			args: []string{java, "-Xmx512m", "-XX:TieredStopAtLevel=1", "-Dorg.slf4j.simpleLogger.showDateTime=true",
+				"-cp", filepath.Join(jars, "*"), "kafka.Kafka", properties},
+			env: []string{"PATH=" + os.Getenv("PATH"), "HOME=" + box.dir, "LC_ALL=C.UTF-8"},
+		},
+		ready: k.answers,
+	}
+	return k, nil
+}
+
+// kafkaProperties are the settings of a node that is alone: no replication, no
+// waiting for others, and no retention, by which records with an old create
+// time would vanish. A killed broker is let in again when its old session is
+// over, so the session is shorter than the usual 9 seconds.
+func kafkaProperties(dir, broker, controller string, extra map[string]string) map[string]string {
+	p := map[string]string{
+		"process.roles":                                    "broker,controller",
+		"node.id":                                          "1",
+		"controller.quorum.voters":                         "1@" + controller,
+		"listeners":                                        "PLAINTEXT://" + broker + ",CONTROLLER://" + controller,
+		"controller.listener.names":                        "CONTROLLER",
+		"log.dirs":                                         filepath.Join(dir, "data"),
+		"log.retention.ms":                                 "-1",
+		"broker.session.timeout.ms":                        "4000",
+		"broker.heartbeat.interval.ms":                     "500",
+		"group.initial.rebalance.delay.ms":                 "0",
+		"offsets.topic.replication.factor":                 "1",
+		"offsets.topic.num.partitions":                     "1",
+		"transaction.state.log.replication.factor":         "1",
+		"transaction.state.log.min.isr":                    "1",
+		"transaction.state.log.num.partitions":             "1",
+		"share.coordinator.state.topic.replication.factor": "1",
+		"share.coordinator.state.topic.min.isr":            "1",
+		"share.coordinator.state.topic.num.partitions":     "1",
+	}
+	maps.Copy(p, extra)
+	return p
+}
+
+func writeProperties(file string, properties map[string]string) error {
+	var b bytes.Buffer
+	for _, name := range slices.Sorted(maps.Keys(properties)) {
+		fmt.Fprintf(&b, "%s=%s\n", name, properties[name])
+	}
+	if err := os.WriteFile(file, b.Bytes(), 0o644); err != nil {
+		return fmt.Errorf("configure Kafka: %w", err)
+	}
+	return nil
+}
+
+// answers asks for the brokers of the cluster: a broker is among them when the
+// controller has let it in, which is later than its port is open.
+func (k *Kafka) answers(ctx context.Context) error {
+	conn, err := new(net.Dialer).DialContext(ctx, "tcp", k.address)
+	if err != nil {
+		return err // at once, where the client below would try for long
+	}
+	if err := conn.Close(); err != nil {
+		return err
+	}
+	client, err := kgo.NewClient(kgo.SeedBrokers(k.address))
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	brokers, err := kadm.NewClient(client).ListBrokers(ctx)
+	if err == nil && len(brokers) == 0 {
+		err = errors.New("the controller has not let the broker in")
+	}
+	return err
+}
+
+// Brokers returns the addresses to connect to. They stay the same across
+// restarts.
+func (k *Kafka) Brokers() []string { return []string{k.address} }
+
+// Stop ends the broker in order, with SIGTERM, and waits for its end: about two
+// seconds. A stopped broker is no error.
+func (k *Kafka) Stop(ctx context.Context) error {
+	return k.stop(ctx, syscall.SIGTERM)
+}
