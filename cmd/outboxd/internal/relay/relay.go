@@ -1,0 +1,186 @@
+package relay
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/outboxd/outboxd/cdc"
+	"github.com/outboxd/outboxd/cmd/outboxd/internal/metrics"
+	"github.com/outboxd/outboxd/cmd/outboxd/internal/record"
+	"github.com/outboxd/outboxd/publisher"
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Bounds and defaults.
+const (
+	// DefaultDrainTimeout is below the 30 s that Kubernetes gives a process.
+	DefaultDrainTimeout = 25 * time.Second
+	// lostDrainTimeout is how long acks are collected that cannot be confirmed
+	// any more in this session, or that a stopping server waits for.
+	lostDrainTimeout = 2 * time.Second
+	// streamCloseTimeout bounds the last write of the witness and the last
+	// status.
+	streamCloseTimeout = 3 * time.Second
+	// openTimeout bounds the opening of a publisher: meanwhile the slot is held
+	// and nothing is read.
+	openTimeout = 30 * time.Second
+
+	// Pauses between sessions, before jitter.
+	firstPause   = 100 * time.Millisecond
+	longestPause = 5 * time.Second
+	latePause    = 30 * time.Second
+	standbyPause = time.Second
+
+	// DefaultSilenceLimit is wal_sender_timeout's default: a server that lives
+	// says something in this time.
+	DefaultSilenceLimit = time.Minute
+	// DefaultAckLimit is how long the oldest event in flight may wait for its
+	// ack before the relay calls itself stalled.
+	DefaultAckLimit = 30 * time.Second
+	watchInterval   = time.Second
+	// deadAfter is how long the watch may not have ticked before the process
+	// calls itself dead: it is scheduled and takes the locks that everything
+	// else takes, and waits for nothing outside.
+	deadAfter = 15 * time.Second
+
+	maxCounters = 1024
+)
+
+// Source is the read side: a *cdc.Reader behind FromReader, or a script.
+type Source interface {
+	// Open begins a session. Its error is a *cdc.Error.
+	Open(ctx context.Context) (Stream, error)
+	// Ack says that the event of token is durably published. It must return
+	// soon and be safe for concurrent use, also between sessions.
+	Ack(token uint64)
+	// Stats must return soon and be safe for concurrent use.
+	Stats() cdc.Stats
+}
+
+// Stream is one session of a Source. Its methods are those of cdc.Stream.
+type Stream interface {
+	Run(ctx context.Context, h cdc.Handler) error
+	Guard() error
+	Close(ctx context.Context) error
+}
+
+// Relay publishes the events of one pipeline. Set the fields before Run; the
+// zero value of what is not marked required is a documented default.
+type Relay struct {
+	Source        Source                                                                              // required
+	OpenPublisher func(context.Context, publisher.Done, publisher.Guard) (publisher.Publisher, error) // required
+	Format        *record.Format                                                                      // required
+	// Table is the event table, schema.name, and Columns its columns. Empty:
+	// emitted events only.
+	Table   string
+	Columns Columns
+	// DrainTimeout bounds how long a stop waits for acks. Zero:
+	// DefaultDrainTimeout.
+	DrainTimeout time.Duration
+	// FailFast ends Run with the first fault instead of trying again.
+	FailFast bool
+	// SilenceLimit and AckLimit are the longest that the server may say
+	// nothing, and that an event may wait for its ack, while the relay calls
+	// itself ready. Zero: DefaultSilenceLimit and DefaultAckLimit.
+	SilenceLimit, AckLimit time.Duration
+	// MaxInFlight and MaxInFlightBytes bound what has been given to the
+	// publisher and has no outcome. Zero: DefaultMaxInFlight and
+	// DefaultMaxInFlightBytes.
+	MaxInFlight, MaxInFlightBytes int
+	Metrics                       *metrics.Metrics // required
+	Logger                        *slog.Logger     // required
+
+	once  sync.Once
+	state *state
+	ticks atomic.Int64          // when the watch last ticked, Unix nanoseconds
+	pages atomic.Pointer[pages] // of the last session
+}
+
+// Run publishes until ctx ends, then drains and returns nil. Its error is a
+// *StopError. It must be called once.
+func (r *Relay) Run(ctx context.Context) error {
+	r.init()
+	defer r.state.stop(Stopped)
+	watching, stop := context.WithCancel(ctx)
+	var watch sync.WaitGroup
+	watch.Go(func() { r.watch(watching) })
+	defer watch.Wait()
+	defer stop()
+
+	var poison *failure
+	for {
+		s := r.newSession(poison)
+		failure, err := s.run(ctx)
+		if ctx.Err() != nil {
+			r.Metrics.Session("stop")
+			return nil
+		}
+		fault := classify(err, r.state.worked())
+		r.Metrics.Session(fault.Code)
+		if fault.Class == Fatal || fault.Class == Poison || r.FailFast && fault.Class != Standby {
+			return &StopError{Fault: fault, Err: err}
+		}
+		var pending *poisonPending
+		if errors.As(err, &pending) {
+			poison = pending.event
+		}
+		attempts := 0
+		if fault.Class == Standby {
+			r.state.standby(fault, err)
+		} else {
+			attempts = r.state.failed(fault, err, failure)
+		}
+		if !sleep(ctx, pause(fault.Class, attempts)) {
+			return nil
+		}
+	}
+}
+
+func (r *Relay) newSession(barrier *failure) *session {
+	p := newPages(cmp.Or(r.MaxInFlight, DefaultMaxInFlight), cmp.Or(r.MaxInFlightBytes, DefaultMaxInFlightBytes))
+	r.pages.Store(p)
+	return &session{
+		relay: r, state: r.state, pages: p, barrier: barrier,
+		plans:    map[*cdc.Relation]*plan{},
+		counters: map[string]prometheus.Counter{},
+	}
+}
+
+// pause grows from firstPause to longestPause with the attempts, and is
+// anything between half of that and all of it: relays that lost the same
+// server must not come back together.
+func pause(class Class, attempts int) time.Duration {
+	d := longestPause
+	switch class {
+	case Standby:
+		return standbyPause + rand.N(standbyPause)
+	case RetryLate:
+		return latePause + rand.N(latePause/2)
+	}
+	if n := max(attempts-1, 0); n < 6 { // 100 ms << 6 is past the longest
+		d = min(firstPause<<n, longestPause)
+	}
+	return d/2 + rand.N(d/2)
+}
+
+// sleep reports false when ctx ended first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func (r *Relay) init() {
+	r.once.Do(func() { r.state = newState(r.Logger) })
+}

@@ -1,0 +1,269 @@
+package relay
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/outboxd/outboxd/cdc"
+	"github.com/outboxd/outboxd/cmd/outboxd/internal/record"
+	"github.com/outboxd/outboxd/publisher"
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// session is one stream and one publisher, from open to close.
+type session struct {
+	relay *Relay
+	state *state
+	pages *pages
+	// barrier is a poison event that an earlier session found: this one
+	// publishes what is before it and stops. Nil: none is known.
+	barrier *failure
+
+	stream Stream
+	pub    publisher.Publisher
+
+	// The handler's.
+	plans    map[*cdc.Relation]*plan // nil plan: not our table
+	counters map[string]prometheus.Counter
+	arena    record.Arena
+	event    record.Event
+	scratch  []byte
+
+	// ended is set when the publisher has been closed: an outcome after that
+	// breaks the publisher's contract, and must not ack what the next session
+	// has already sent again.
+	ended  atomic.Bool
+	cancel context.CancelCauseFunc
+
+	mu     sync.Mutex
+	first  *failure      // the first that was no consequence of another
+	behind *failure      // the first of the others
+	poison *failure      // the poison event that comes first in the WAL
+	lowest *cdc.Position // of the events that failed and are not poison
+}
+
+// failure is an event that could not be published.
+type failure struct {
+	position cdc.Position
+	id       string
+	commit   time.Time
+	err      error
+}
+
+// errBarrier ends a session in front of an event that is known to be poison.
+var errBarrier = errors.New("stopped in front of a poison event")
+
+// run is one session: it returns why it ended, with the event that failed if
+// that was the cause. It returns when everything is closed and every outcome
+// has been reported.
+func (s *session) run(ctx context.Context) (*failure, error) {
+	stream, err := s.relay.Source.Open(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("open session: %w", err)
+	}
+	s.stream = stream
+	running, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	s.cancel = cancel
+	if s.pub, err = s.openPublisher(running); err == nil {
+		s.state.up(s.relay.Source.Stats().Epoch)
+		err = stream.Run(running, s.handle)
+	}
+	s.drain(ctx, err)
+	return s.cause(err)
+}
+
+func (s *session) openPublisher(ctx context.Context) (publisher.Publisher, error) {
+	bound, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
+	pub, err := s.relay.OpenPublisher(bound, s.done, s.stream.Guard)
+	if err != nil {
+		return nil, fmt.Errorf("open broker: %w", err)
+	}
+	return pub, nil
+}
+
+// drain waits for the outcomes of what was taken and ends the session. Invariant
+// 3 of the order: first the publisher, so that every ack there will ever be has
+// reached the source; then the stream, which makes the acked position durable
+// and confirms it.
+func (s *session) drain(ctx context.Context, cause error) {
+	bound := cmp.Or(s.relay.DrainTimeout, DefaultDrainTimeout)
+	if ctx.Err() == nil && replicationLost(cause) {
+		bound = lostDrainTimeout
+	} else if ctx.Err() != nil {
+		s.state.stop(Stopping)
+	}
+	// The drain goes on after a stop was asked for: that is what it is for.
+	ctx = context.WithoutCancel(ctx)
+	if s.pub != nil {
+		closing, cancel := context.WithTimeout(ctx, bound)
+		if err := s.pub.Close(closing); err != nil {
+			s.relay.Logger.Debug("close publisher", "error", err.Error())
+		}
+		cancel()
+	}
+	s.ended.Store(true)
+	closing, cancel := context.WithTimeout(ctx, streamCloseTimeout)
+	defer cancel()
+	if err := s.stream.Close(closing); err != nil {
+		s.relay.Logger.Debug("close stream", "error", err.Error())
+	}
+}
+
+// handle publishes the events of one message. It runs on the goroutine of
+// Stream.Run and blocks while there is no room.
+func (s *session) handle(ctx context.Context, m *cdc.Message) error {
+	switch m.Kind {
+	case cdc.Insert:
+		return s.handleRow(ctx, m)
+	case cdc.Logical:
+		return s.handleEmitted(ctx, m)
+	default:
+		return &invariantError{kind: "order", detail: fmt.Sprintf("message of unknown kind %d", m.Kind)}
+	}
+}
+
+func (s *session) handleRow(ctx context.Context, m *cdc.Message) error {
+	p, err := s.planOf(m.Relation)
+	if err != nil {
+		return err
+	}
+	if p == nil {
+		s.relay.Metrics.Ignored()
+		return nil
+	}
+	delivery, wanted := m.Next()
+	if !wanted {
+		return nil
+	}
+	s.event = record.Event{}
+	s.scratch, err = p.event(m.Row, &s.event, s.scratch)
+	return s.publish(ctx, m, delivery, err)
+}
+
+// planOf returns the plan for a description of a table, nil for a table that
+// is not the pipeline's: somebody has added it to the publication.
+func (s *session) planOf(rel *cdc.Relation) (*plan, error) {
+	if p, known := s.plans[rel]; known {
+		return p, nil
+	}
+	if name := rel.Schema + "." + rel.Name; name != s.relay.Table {
+		s.relay.Logger.Warn("ignoring rows of a table that is not the pipeline's: take it out of the publication", "table", name)
+		s.plans[rel] = nil
+		return nil, nil
+	}
+	p, err := newPlan(rel, s.relay.Columns)
+	if err != nil {
+		return nil, err
+	}
+	s.plans[rel] = p
+	return p, nil
+}
+
+// handleEmitted asks for the place of every event of the message, also of those
+// that were published before: the ordinals count them all. A message that
+// cannot be decoded counts as one event.
+func (s *session) handleEmitted(ctx context.Context, m *cdc.Message) error {
+	message, ours, err := emitted(m)
+	if !ours {
+		s.relay.Metrics.Ignored()
+		return nil
+	}
+	if err != nil {
+		delivery, wanted := m.Next()
+		if !wanted {
+			return nil
+		}
+		s.event = record.Event{}
+		return s.publish(ctx, m, delivery, err)
+	}
+	for i := range message.Events {
+		delivery, wanted := m.Next()
+		if !wanted {
+			continue
+		}
+		s.event = record.Event{}
+		err := fromEmitted(&message.Events[i], &message, &s.event)
+		if err := s.publish(ctx, m, delivery, err); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// publish makes the record of s.event and gives it to the publisher. bad is
+// what was wrong with the event when it was read.
+func (s *session) publish(ctx context.Context, m *cdc.Message, delivery cdc.Delivery, bad error) error {
+	s.relay.Metrics.Received()
+	if s.barrier != nil && compare(delivery.Position, s.barrier.position) >= 0 {
+		return errBarrier
+	}
+	s.event.Position, s.event.CommitTime = delivery.Position, m.CommitTime
+	if bad != nil {
+		return s.refuse(bad)
+	}
+	r, err := s.relay.Format.Record(&s.event, &s.arena)
+	if err != nil {
+		return s.refuse(err)
+	}
+	token, it, err := s.pages.take(ctx, r.Size())
+	if err != nil {
+		return err
+	}
+	it.delivery, it.commit, it.acked = delivery, m.CommitTime, s.counter(r.Topic)
+	r.Token = token
+	if err := s.pub.Publish(ctx, r); err != nil {
+		s.untake(token)
+		return fmt.Errorf("publish: %w", err)
+	}
+	return nil
+}
+
+// untake gives back the item of a record that the publisher did not take.
+func (s *session) untake(token uint64) {
+	if _, ok := s.pages.outcome(token); !ok {
+		s.violation("a record that the publisher did not take has an outcome")
+		return
+	}
+	s.pages.release(token)
+}
+
+// refuse ends the session in front of s.event, of which no record can be made.
+func (s *session) refuse(err error) error {
+	event := &PoisonEvent{
+		ID: string(s.event.ID), Position: s.event.Position,
+		AggregateType: string(s.event.AggregateType), AggregateID: string(s.event.AggregateID),
+		Type: string(s.event.Type), Err: err,
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.poisoned(&failure{position: event.Position, id: event.ID, commit: s.event.CommitTime, err: event})
+	return event
+}
+
+// counter caches the counters of the destinations, which take a lock to find.
+func (s *session) counter(topic string) prometheus.Counter {
+	c, ok := s.counters[topic]
+	if !ok {
+		if len(s.counters) >= maxCounters {
+			clear(s.counters)
+		}
+		c = s.relay.Metrics.Published(topic)
+		// The topic's bytes lie in the arena: a map that kept them would keep
+		// the arena's memory too.
+		s.counters[strings.Clone(topic)] = c
+	}
+	return c
+}
+
+// compare orders positions as their texts do.
+func compare(a, b cdc.Position) int {
+	return cmp.Or(cmp.Compare(a.Epoch, b.Epoch), cmp.Compare(a.Commit, b.Commit), cmp.Compare(a.Ordinal, b.Ordinal))
+}

@@ -1,0 +1,209 @@
+package relay
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/outboxd/outboxd/cdc"
+)
+
+// Phase is what the relay is doing, in one word.
+type Phase string
+
+const (
+	Starting   Phase = "starting"  // no session yet
+	Streaming  Phase = "streaming" // a session is up
+	StandingBy Phase = "standby"   // another relay has the slot
+	Holding    Phase = "held"      // an event waits for the world
+	Retrying   Phase = "retrying"  // a service cannot be reached, or a session broke
+	Stopping   Phase = "stopping"  // draining
+	Stopped    Phase = "stopped"
+)
+
+// state is what the relay knows of itself, shared with probes and metrics. It
+// logs one line for each change, whatever number of attempts lies between.
+type state struct {
+	log *slog.Logger
+
+	mu       sync.Mutex
+	phase    Phase
+	fault    Fault // of Holding and Retrying
+	detail   string
+	since    time.Time
+	attempts int // failed sessions since the last change to Streaming or StandingBy
+	leader   bool
+	stalled  string // why a session that is up does not move; "": it does
+
+	history history
+	// oldest is the commit time of the oldest event that failed and has not
+	// been handed over again; the source may know of none between sessions.
+	oldest time.Time
+
+	// pending is the event whose failure ended the last session. The phase
+	// becomes Streaming again with its ack and not before: a session that is up
+	// says nothing about a topic that is missing. Read for each ack, so it is
+	// outside mu.
+	pending atomic.Pointer[cdc.Position]
+}
+
+func newState(log *slog.Logger) *state {
+	return &state{log: log, phase: Starting, since: time.Now()}
+}
+
+// up says that a session is up.
+func (s *state) up(epoch uint16) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.history = history{source: true, broker: true}
+	s.leader = true
+	if s.pending.Load() == nil {
+		s.streaming(slog.Int("epoch", int(epoch)))
+	}
+}
+
+// acked says that the event at p is published.
+func (s *state) acked(p cdc.Position) {
+	if pending := s.pending.Load(); pending == nil || *pending != p {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.pending.Store(nil)
+	s.oldest = time.Time{}
+	s.streaming(slog.String("position", p.String()))
+}
+
+// streaming changes the phase. The caller holds mu.
+func (s *state) streaming(attr slog.Attr) {
+	was, after, attempts, code := s.phase, time.Since(s.since), s.attempts, s.fault.Code
+	s.attempts = 0
+	if !s.enter(Streaming, Fault{}, "") {
+		return
+	}
+	attrs := []slog.Attr{slog.String("was", string(was)), attr}
+	if attempts > 0 {
+		attrs = append(attrs, slog.String("cleared", code), slog.Duration("after", after.Round(time.Millisecond)), slog.Int("attempts", attempts))
+	}
+	s.log.LogAttrs(context.Background(), slog.LevelInfo, "streaming", attrs...)
+}
+
+// enter changes phase, fault and detail, and says whether that is a change. The
+// caller holds mu.
+func (s *state) enter(phase Phase, f Fault, detail string) bool {
+	same := phase == s.phase && f.Code == s.fault.Code && f.Target == s.fault.Target
+	s.phase, s.fault, s.detail = phase, f, detail
+	if same {
+		return false
+	}
+	s.since, s.stalled = time.Now(), ""
+	return true
+}
+
+// standby says that another relay has the slot.
+func (s *state) standby(f Fault, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.leader = false
+	s.history.source = true
+	s.attempts = 0
+	s.pending.Store(nil) // the leader publishes it
+	s.oldest = time.Time{}
+	if s.enter(StandingBy, f, err.Error()) {
+		s.log.Info("standby: another relay has the slot", "detail", err.Error())
+	}
+}
+
+// failed says that a session ended with an error after which the relay goes
+// on. failure is the event that failed, if one did.
+func (s *state) failed(f Fault, err error, failure *failure) (attempts int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.attempts++
+	phase := Retrying
+	if f.Class == Held {
+		phase = Holding
+	}
+	if failure != nil {
+		s.pending.Store(&failure.position)
+		if s.oldest.IsZero() || failure.commit.Before(s.oldest) {
+			s.oldest = failure.commit
+		}
+	}
+	if !s.enter(phase, f, err.Error()) {
+		return s.attempts
+	}
+	attrs := []slog.Attr{slog.String("code", f.Code), slog.String("error", err.Error())}
+	if f.Target != "" {
+		attrs = append(attrs, slog.String("target", f.Target))
+	}
+	if failure != nil {
+		attrs = append(attrs, slog.String("event", failure.id), slog.String("position", failure.position.String()))
+	}
+	if f.Fix != "" {
+		attrs = append(attrs, slog.String("fix", f.Fix))
+	}
+	s.log.LogAttrs(context.Background(), slog.LevelWarn, string(phase), attrs...)
+	return s.attempts
+}
+
+// stop says that the relay drains, or has ended.
+func (s *state) stop(phase Phase) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.enter(phase, Fault{}, "") {
+		s.log.Info(string(phase))
+	}
+}
+
+// stall says why a session that is up does not move; "" that it does.
+func (s *state) stall(reason string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.phase != Streaming || reason == s.stalled {
+		return
+	}
+	if (reason == "") != (s.stalled == "") {
+		if reason != "" {
+			s.log.Warn("stalled", "reason", reason)
+		} else {
+			s.log.Info("moving again", "was", s.stalled)
+		}
+	}
+	s.stalled = reason
+}
+
+// worked says what has worked in this process.
+func (s *state) worked() history {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.history
+}
+
+// Status is what a probe is told.
+type Status struct {
+	Phase Phase
+	// Ready: events flow, or this relay waits for its turn to make them flow.
+	Ready bool
+	// Reason says why it is not ready: a code, and the error or what does not
+	// move.
+	Reason string
+	// Target is what an event waits for, if the phase is Holding.
+	Target string
+	Since  time.Time
+}
+
+func (s *state) status() Status {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	status := Status{Phase: s.phase, Target: s.fault.Target, Since: s.since, Reason: s.detail}
+	switch s.phase {
+	case Streaming:
+		status.Ready, status.Reason = s.stalled == "", s.stalled
+	case StandingBy:
+		status.Ready, status.Target = true, ""
+	}
+	return status
+}
