@@ -42,13 +42,14 @@ type Arena struct {
 	handed  int                // bytes handed out since the slab of records was begun
 }
 
-// alloc returns an empty slice with room for n bytes.
+// alloc returns an empty slice, never nil, with room for n bytes.
 func (a *Arena) alloc(n int) []byte {
 	a.handed += n
 	if n > largeSize {
 		return make([]byte, 0, n)
 	}
-	if cap(a.chunk)-len(a.chunk) < n {
+	// The first chunk is made for no bytes too: a slice of a nil one is nil.
+	if a.chunk == nil || cap(a.chunk)-len(a.chunk) < n {
 		a.chunk = make([]byte, 0, chunkSize)
 	}
 	at := len(a.chunk)
