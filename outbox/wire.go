@@ -77,7 +77,7 @@ func messages(rows []row, now time.Time) []string {
 
 func appendMessageHead(dst []byte, now time.Time) []byte {
 	dst = append(dst, `{"v":`+messageVersion+`,"time":"`...)
-	dst = now.UTC().AppendFormat(dst, time.RFC3339Nano)
+	dst = now.UTC().AppendFormat(dst, "2006-01-02T15:04:05.000000Z")
 	return append(dst, `","events":[`...)
 }
 
