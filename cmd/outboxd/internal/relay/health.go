@@ -35,10 +35,9 @@ func (r *Relay) stalled(now time.Time) string {
 			return fmt.Sprintf("the broker has not acked the oldest event in flight for more than %s", limit)
 		}
 	}
-	limit := cmp.Or(r.SilenceLimit, DefaultSilenceLimit)
 	stats := r.Source.Stats()
-	if stats.Streaming && !stats.LastReceived.IsZero() && now.Sub(stats.LastReceived) > limit {
-		return fmt.Sprintf("nothing has come from the walsender for more than %s", limit)
+	if stats.Streaming && stats.SilenceLimit > 0 && now.Sub(stats.LastReceived) > stats.SilenceLimit {
+		return fmt.Sprintf("nothing has come from the walsender for more than %s", stats.SilenceLimit)
 	}
 	return ""
 }

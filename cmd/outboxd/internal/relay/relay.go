@@ -37,9 +37,6 @@ const (
 	latePause    = 30 * time.Second
 	standbyPause = time.Second
 
-	// DefaultSilenceLimit is wal_sender_timeout's default: a server that lives
-	// says something in this time.
-	DefaultSilenceLimit = time.Minute
 	// DefaultAckLimit is how long the oldest event in flight may wait for its
 	// ack before the relay calls itself stalled.
 	DefaultAckLimit = 30 * time.Second
@@ -85,10 +82,9 @@ type Relay struct {
 	DrainTimeout time.Duration
 	// FailFast ends Run with the first fault instead of trying again.
 	FailFast bool
-	// SilenceLimit and AckLimit are the longest that the server may say
-	// nothing, and that an event may wait for its ack, while the relay calls
-	// itself ready. Zero: DefaultSilenceLimit and DefaultAckLimit.
-	SilenceLimit, AckLimit time.Duration
+	// AckLimit is the longest that an event may wait for its ack while the
+	// relay calls itself ready. Zero: DefaultAckLimit.
+	AckLimit time.Duration
 	// MaxInFlight and MaxInFlightBytes bound what has been given to the
 	// publisher and has no outcome. Zero: DefaultMaxInFlight and
 	// DefaultMaxInFlightBytes.

@@ -1,14 +1,12 @@
 package relay
 
 import (
-	"bytes"
-	"encoding/hex"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/outboxd/outboxd/cdc"
 	"github.com/outboxd/outboxd/cmd/outboxd/internal/record"
 	"github.com/outboxd/outboxd/publisher"
@@ -42,10 +40,12 @@ const (
 	optionalRoles = roleHeaders // from here on the table may lack the column
 )
 
+var defaultNames = [roleCount]string{"id", "aggregatetype", "aggregateid", "type", "payload", "headers", "created_at"}
+
 // names returns the column of each role.
 func (c Columns) names() [roleCount]string {
 	names := [roleCount]string{c.ID, c.AggregateType, c.AggregateID, c.Type, c.Payload, c.Headers, c.CreatedAt}
-	for r, name := range [roleCount]string{"id", "aggregatetype", "aggregateid", "type", "payload", "headers", "created_at"} {
+	for r, name := range defaultNames {
 		if names[r] == "" {
 			names[r] = name
 		}
@@ -53,22 +53,12 @@ func (c Columns) names() [roleCount]string {
 	return names
 }
 
-// OIDs of the built-in types whose values are not taken as they come.
-const (
-	oidBytea       = 17
-	oidJSON        = 114
-	oidJSONB       = 3802
-	oidTimestamp   = 1114
-	oidTimestamptz = 1184
-)
-
 // plan says where in a row the parts of an event are. It is made once for each
 // description of the table that the stream sends.
 type plan struct {
-	index   [roleCount]int // of the column; -1: the table lacks it
-	payload uint32         // type of the payload column
-	kind    record.PayloadKind
-	created uint32 // type of the created_at column
+	index [roleCount]int    // of the column; -1: the table lacks it
+	types [roleCount]uint32 // of the column
+	kind  record.PayloadKind
 }
 
 // MissingColumnsError says that the event table, as the stream describes it,
@@ -105,17 +95,18 @@ func newPlan(rel *cdc.Relation, columns Columns) (*plan, error) {
 		}
 		return nil, &MissingColumnsError{Table: rel.Schema + "." + rel.Name, Missing: missing, Present: present}
 	}
-	p.payload = rel.Columns[p.index[rolePayload]].Type
-	switch p.payload {
-	case oidJSON, oidJSONB:
+	for r, i := range p.index {
+		if i >= 0 {
+			p.types[r] = rel.Columns[i].Type
+		}
+	}
+	switch p.types[rolePayload] {
+	case pgtype.JSONOID, pgtype.JSONBOID:
 		p.kind = record.JSON
-	case oidBytea:
+	case pgtype.ByteaOID:
 		p.kind = record.Binary
 	default:
 		p.kind = record.Text
-	}
-	if i := p.index[roleCreatedAt]; i >= 0 {
-		p.created = rel.Columns[i].Type
 	}
 	return p, nil
 }
@@ -123,71 +114,50 @@ func newPlan(rel *cdc.Relation, columns Columns) (*plan, error) {
 // event reads a row into ev, whose slices then alias the row, or scratch,
 // which is returned grown. Its error is a *publisher.PoisonError.
 func (p *plan) event(row []cdc.Value, ev *record.Event, scratch []byte) ([]byte, error) {
-	ev.ID = p.text(row, roleID)
-	ev.AggregateType = p.text(row, roleAggregateType)
-	ev.AggregateID = p.text(row, roleAggregateID)
-	ev.Type = p.text(row, roleType)
-	ev.Payload = p.text(row, rolePayload)
-	ev.Headers = p.text(row, roleHeaders)
 	ev.PayloadKind = p.kind
-	ev.Time = parseTime(p.text(row, roleCreatedAt), p.created)
-	if p.payload != oidBytea || ev.Payload == nil {
-		return scratch, nil
+	scratch = scratch[:0]
+	for r, field := range [...]*[]byte{
+		roleID: &ev.ID, roleAggregateType: &ev.AggregateType, roleAggregateID: &ev.AggregateID,
+		roleType: &ev.Type, rolePayload: &ev.Payload, roleHeaders: &ev.Headers,
+	} {
+		var err error
+		if *field, scratch, err = p.bytes(row, role(r), scratch); err != nil {
+			return scratch, &publisher.PoisonError{Reason: record.ReasonBadRecord, Detail: "decode the column of " + defaultNames[r], Err: err}
+		}
 	}
-	var err error
-	scratch, err = appendBytea(scratch[:0], ev.Payload)
-	if err != nil {
-		return scratch, &publisher.PoisonError{Reason: record.ReasonBadRecord, Detail: "decode the payload column, a bytea", Err: err}
-	}
-	ev.Payload = scratch[:len(scratch):len(scratch)]
+	ev.Time = p.time(row)
 	return scratch, nil
 }
 
-// text returns the value of a role, nil for NULL or a column that is not there.
-func (p *plan) text(row []cdc.Value, r role) []byte {
+// bytes returns what the column of a role holds, nil for NULL or a column that
+// is not there. What the stream's bytes are not yet is made in scratch; when
+// that grows, what was made before stays where it was.
+func (p *plan) bytes(row []cdc.Value, r role, scratch []byte) (value, grown []byte, err error) {
 	i := p.index[r]
-	if i < 0 || i >= len(row) || row[i].Format == cdc.Null {
-		return nil
+	if i < 0 || row[i].Format == cdc.Null {
+		return nil, scratch, nil
 	}
-	if row[i].Bytes == nil {
-		return []byte{}
-	}
-	return row[i].Bytes
-}
-
-// appendBytea appends the bytes of a bytea in its text form, which is
-// bytea_output = hex on a replication connection.
-func appendBytea(dst, text []byte) ([]byte, error) {
-	digits, ok := bytes.CutPrefix(text, []byte(`\x`))
-	if !ok {
-		return dst, errors.New(`it does not begin with \x: bytea_output must be hex`)
-	}
-	return hex.AppendDecode(dst, digits)
-}
-
-// timeLayouts are what DateStyle ISO writes: a zone is hours, and minutes and
-// seconds where it has them.
-var timeLayouts = [...]string{
-	"2006-01-02 15:04:05.999999-07",
-	"2006-01-02 15:04:05.999999-07:00",
-	"2006-01-02 15:04:05.999999-07:00:00",
-}
-
-// parseTime reads a timestamp. What is none (NULL, infinity, a year before
-// Christ, another type) is the zero time, for which the commit time stands in.
-func parseTime(text []byte, oid uint32) time.Time {
-	switch {
-	case text == nil:
-	case oid == oidTimestamptz:
-		for _, layout := range timeLayouts {
-			if t, err := time.Parse(layout, string(text)); err == nil {
-				return t.UTC()
-			}
+	if raw, ok := row[i].Raw(p.types[r]); ok {
+		if raw == nil {
+			raw = []byte{}
 		}
-	case oid == oidTimestamp: // by convention in UTC
-		if t, err := time.Parse("2006-01-02 15:04:05.999999", string(text)); err == nil {
-			return t
-		}
+		return raw, scratch, nil
 	}
-	return time.Time{}
+	start := len(scratch)
+	scratch, err = row[i].AppendBytes(scratch, p.types[r])
+	return scratch[start:len(scratch):len(scratch)], scratch, err
+}
+
+// time returns when the event was created. What is no time (NULL, infinity,
+// another type) is the zero time, for which the commit time stands in.
+func (p *plan) time(row []cdc.Value) time.Time {
+	i := p.index[roleCreatedAt]
+	if i < 0 {
+		return time.Time{}
+	}
+	t, err := row[i].Time(p.types[roleCreatedAt])
+	if err != nil {
+		return time.Time{}
+	}
+	return t
 }

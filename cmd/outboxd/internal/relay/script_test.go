@@ -1,0 +1,215 @@
+package relay_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgtype"
+	"github.com/outboxd/outboxd/cdc"
+	"github.com/outboxd/outboxd/cmd/outboxd/internal/relay"
+)
+
+// script is a slot in memory: what was committed stays and is sent again in
+// each session unless it was acked. It fails the test when the relay breaks the
+// contract of the read side.
+type script struct {
+	t testing.TB
+	// open answers each Source.Open, by attempt from 1. Nil always opens.
+	open func(attempt int) error
+	// guard answers Stream.Guard. Nil always allows.
+	guard func() error
+	// published says whether an event may be acked, by its id. Nil: any.
+	published func(id string) bool
+
+	mu       sync.Mutex
+	messages []message
+	changed  chan struct{} // closed by the next commit
+	broken   chan error    // ends Stream.Run
+
+	attempts int
+	stream   *scriptStream // that is open
+	tokens   map[uint64]cdc.Position
+	ids      map[cdc.Position]string
+	acked    map[cdc.Position]bool
+	acks     []string // ids, in the order of the acks
+	opened   []time.Time
+	closed   []time.Time
+	stats    cdc.Stats
+}
+
+// message is a committed change that holds events.
+type message struct {
+	cdc.Message
+	ids []string // of its events
+}
+
+func newScript(t testing.TB) *script {
+	return &script{
+		t: t, changed: make(chan struct{}), broken: make(chan error),
+		tokens: map[uint64]cdc.Position{}, ids: map[cdc.Position]string{}, acked: map[cdc.Position]bool{},
+		stats: cdc.Stats{SilenceLimit: time.Hour},
+	}
+}
+
+var outboxTable = &cdc.Relation{OID: 1, Schema: "public", Name: "outbox", Columns: []cdc.Column{
+	{Name: "id", Type: pgtype.TextOID}, {Name: "aggregatetype", Type: pgtype.TextOID}, {Name: "aggregateid", Type: pgtype.TextOID},
+	{Name: "type", Type: pgtype.TextOID}, {Name: "payload", Type: pgtype.JSONOID},
+}}
+
+func row(values ...string) []cdc.Value {
+	row := make([]cdc.Value, len(values))
+	for i, v := range values {
+		row[i] = cdc.Value{Format: cdc.Text, Bytes: []byte(v)}
+		if v == "NULL" {
+			row[i] = cdc.Value{Format: cdc.Null}
+		}
+	}
+	return row
+}
+
+// insert commits one event of an aggregate in a transaction of its own.
+func (s *script) insert(id, aggregateID string) {
+	s.commit(message{ids: []string{id}, Message: cdc.Message{
+		Kind: cdc.Insert, Relation: outboxTable, Row: row(id, "order", aggregateID, "placed", "{}"),
+	}})
+}
+
+func (s *script) commit(m message) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m.Commit = cdc.LSN(0x1000 + 0x100*len(s.messages))
+	m.CommitTime = time.Now()
+	s.messages = append(s.messages, m)
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+// Open implements relay.Source.
+func (s *script) Open(context.Context) (relay.Stream, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.attempts++
+	if s.stream != nil {
+		s.t.Error("a session was opened before the last one was closed")
+	}
+	if s.open != nil {
+		if err := s.open(s.attempts); err != nil {
+			return nil, err
+		}
+	}
+	s.opened = append(s.opened, time.Now())
+	s.stream = &scriptStream{s}
+	s.stats.Streaming, s.stats.LastReceived, s.stats.Epoch = true, time.Now(), 1
+	return s.stream, nil
+}
+
+// Ack implements relay.Source.
+func (s *script) Ack(token uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p, ok := s.tokens[token]
+	switch {
+	case !ok:
+		s.t.Errorf("ack of token %d, which was not given out", token)
+	case s.acked[p]:
+		s.t.Errorf("event %s was acked twice", s.ids[p])
+	case s.stream == nil:
+		s.t.Errorf("event %s was acked after its session was closed", s.ids[p])
+	case s.published != nil && !s.published(s.ids[p]):
+		s.t.Errorf("event %s was acked, and the broker does not have it", s.ids[p])
+	}
+	s.acked[p] = true
+	s.acks = append(s.acks, s.ids[p])
+}
+
+// Stats implements relay.Source.
+func (s *script) Stats() cdc.Stats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stats
+}
+
+func (s *script) ackedIDs() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return strings.Join(s.acks, " ")
+}
+
+type scriptStream struct{ s *script }
+
+func (st *scriptStream) Guard() error {
+	if st.s.guard == nil {
+		return nil
+	}
+	return st.s.guard()
+}
+
+func (st *scriptStream) Close(context.Context) error {
+	st.s.mu.Lock()
+	defer st.s.mu.Unlock()
+	st.s.stream = nil
+	st.s.stats.Streaming = false
+	st.s.closed = append(st.s.closed, time.Now())
+	return nil
+}
+
+// Run sends every message again, from the first.
+func (st *scriptStream) Run(ctx context.Context, h cdc.Handler) error {
+	for i := 0; ; i++ {
+		m, err := st.s.wait(ctx, i)
+		if err != nil {
+			return err
+		}
+		if err := st.s.deliver(ctx, m, h); err != nil {
+			return err
+		}
+	}
+}
+
+// wait returns message i once it is committed.
+func (s *script) wait(ctx context.Context, i int) (message, error) {
+	for {
+		s.mu.Lock()
+		changed := s.changed
+		if i < len(s.messages) && ctx.Err() == nil {
+			defer s.mu.Unlock()
+			return s.messages[i], nil
+		}
+		s.mu.Unlock()
+		select {
+		case <-changed:
+		case err := <-s.broken:
+			return message{}, err
+		case <-ctx.Done():
+			return message{}, context.Cause(ctx)
+		}
+	}
+}
+
+func (s *script) deliver(ctx context.Context, m message, h cdc.Handler) error {
+	calls := 0
+	next := func() (cdc.Delivery, bool) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		p := cdc.Position{Epoch: 1, Commit: m.Commit, Ordinal: uint32(calls)}
+		s.ids[p] = m.ids[calls]
+		calls++
+		if s.acked[p] {
+			return cdc.Delivery{Position: p}, false
+		}
+		token := uint64(len(s.tokens) + 1000)
+		s.tokens[token] = p
+		return cdc.Delivery{Position: p, Token: token}, true
+	}
+	err := h(ctx, cdc.NewMessage(m.Message, next))
+	if err == nil && calls != len(m.ids) {
+		s.t.Errorf("Next was called %d times for %v: the ordinals of later events are wrong", calls, m.ids)
+	}
+	return err
+}
+
+func event(i int) string { return fmt.Sprintf("e%03d", i) }
