@@ -70,7 +70,7 @@ func readSlot(ctx context.Context, conn *pgx.Conn, version int, slot string) (*s
 		invalidation = "CASE WHEN s.conflicting THEN 'conflict with recovery' ELSE '' END"
 	}
 	var st slotState
-	err := conn.QueryRow(ctx, `SELECT coalesce(s.plugin, ''), coalesce(s.database, ''), s.database = current_database(),
+	err := conn.QueryRow(ctx, `SELECT coalesce(s.plugin, ''), coalesce(s.database, ''), coalesce(s.database = current_database(), false),
 		coalesce(s.active_pid, 0), coalesce(s.confirmed_flush_lsn, '0/0'), coalesce(s.wal_status, ''), `+invalidation+`,
 		coalesce(nullif(a.application_name, '') || coalesce(' at ' || host(a.client_addr), ''), '')
 		FROM pg_replication_slots s LEFT JOIN pg_stat_activity a ON a.pid = s.active_pid

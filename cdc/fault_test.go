@@ -1,0 +1,355 @@
+package cdc_test
+
+import (
+	"context"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/outboxd/outboxd/cdc"
+	"github.com/outboxd/outboxd/internal/devenv"
+)
+
+// open tries to open a session and expects to be told why not.
+func (f *fixture) refuses(code cdc.Code) *cdc.Error {
+	f.t.Helper()
+	stream, err := f.reader().Open(f.t.Context())
+	if err == nil {
+		_ = stream.Close(context.Background())
+		f.t.Fatalf("the session opened; want %s", code)
+	}
+	return wantCode(f.t, err, code)
+}
+
+// led makes the pipeline one with a past: n events published and confirmed.
+func (f *fixture) led(n int) {
+	f.t.Helper()
+	r := f.reader()
+	s := f.session(r)
+	f.exec("INSERT INTO outbox SELECT generate_series(1, $1::int)", n)
+	ackAll(r, s.take(n))
+	s.close()
+}
+
+// TestOpenNamesWhatIsWrong changes one thing at a time and expects its name,
+// and a word of the detail and of the fix that an operator needs.
+func TestOpenNamesWhatIsWrong(t *testing.T) {
+	tests := []struct {
+		name   string
+		do     func(f *fixture)
+		code   cdc.Code
+		detail string
+		fix    string
+	}{
+		{"schema missing", func(f *fixture) { f.exec("DROP SCHEMA outboxd CASCADE") }, cdc.CodeNotSetUp, "schema outboxd", "outboxd setup"},
+		{"slot never existed", func(f *fixture) { f.exec("SELECT pg_drop_replication_slot($1)", f.cfg.Slot) }, cdc.CodeSlotMissing, "does not exist", "outboxd setup"},
+		{"slot dropped", func(f *fixture) {
+			f.led(1)
+			f.exec("SELECT pg_drop_replication_slot($1)", f.cfg.Slot)
+		}, cdc.CodeSlotMissing, "is gone; everything up to", "accept the gap"},
+		{"slot recreated", func(f *fixture) {
+			f.led(1)
+			f.exec("SELECT pg_drop_replication_slot($1)", f.cfg.Slot)
+			f.exec("INSERT INTO outbox VALUES (2)")
+			f.createSlot()
+		}, cdc.CodeSlotForeign, "recreated, or advanced", "outboxd adopt"},
+		{"slot advanced", func(f *fixture) {
+			f.led(1)
+			f.exec("INSERT INTO outbox VALUES (2)")
+			f.exec("SELECT pg_replication_slot_advance($1, pg_current_wal_lsn())", f.cfg.Slot)
+		}, cdc.CodeSlotForeign, "recreated, or advanced", "outboxd adopt"},
+		{"slot of another plugin", func(f *fixture) {
+			f.exec("SELECT pg_drop_replication_slot($1)", f.cfg.Slot)
+			f.exec("SELECT pg_create_physical_replication_slot($1)", f.cfg.Slot)
+			f.t.Cleanup(func() { f.exec("SELECT pg_drop_replication_slot($1)", f.cfg.Slot) })
+		}, cdc.CodeSlotWrong, "plugin", "--slot"},
+		{"publication missing", func(f *fixture) { f.exec("DROP PUBLICATION " + f.cfg.Publication) }, cdc.CodePublication, "does not exist", "older than its slot"},
+		{"table missing", func(f *fixture) { f.exec("DROP TABLE outbox") }, cdc.CodePublicationGap, "public.outbox does not exist", "--table"},
+		{"table not covered", func(f *fixture) { f.exec("ALTER PUBLICATION " + f.cfg.Publication + " DROP TABLE outbox") }, cdc.CodePublicationGap, "does not cover the table public.outbox", "ADD TABLE"},
+		{"inserts not published", func(f *fixture) { f.exec("ALTER PUBLICATION " + f.cfg.Publication + " SET (publish = 'delete')") }, cdc.CodePublicationGap, "does not publish inserts", "publish = 'insert'"},
+		{"rows filtered", func(f *fixture) {
+			f.exec("ALTER PUBLICATION " + f.cfg.Publication + " SET TABLE outbox WHERE (id > 5)")
+		}, cdc.CodePublicationGap, "filters the rows", "SET TABLE"},
+		{"partitions under their own names", func(f *fixture) {
+			f.exec("DROP TABLE outbox")
+			f.exec("CREATE TABLE outbox (id int, payload text) PARTITION BY LIST (id)")
+			f.exec("CREATE TABLE outbox_1 PARTITION OF outbox FOR VALUES IN (1)")
+			f.exec("ALTER PUBLICATION " + f.cfg.Publication + " ADD TABLE outbox")
+		}, cdc.CodePublicationGap, "is partitioned", "publish_via_partition_root"},
+		{"table out of the publication and back", func(f *fixture) {
+			f.led(1)
+			f.exec("ALTER PUBLICATION " + f.cfg.Publication + " DROP TABLE outbox")
+			f.exec("INSERT INTO outbox VALUES (2)")
+			f.exec("ALTER PUBLICATION " + f.cfg.Publication + " ADD TABLE outbox")
+		}, cdc.CodePublicationGap, "taken out of it and put back", "outboxd adopt"},
+		{"another cluster", func(f *fixture) {
+			f.led(1)
+			f.exec("UPDATE outboxd.witness SET system_id = '42'")
+		}, cdc.CodeSystemChanged, "system identifier", "outboxd adopt"},
+		{"an older timeline", func(f *fixture) {
+			f.led(1)
+			f.exec("UPDATE outboxd.witness SET timeline = timeline + 1")
+		}, cdc.CodeRestored, "timeline", "current primary"},
+		{"wrong password", func(f *fixture) {
+			f.exec("CREATE ROLE " + f.cfg.Slot + " LOGIN REPLICATION PASSWORD 'right'")
+			f.t.Cleanup(func() { f.exec("DROP ROLE " + f.cfg.Slot) })
+			f.as(f.cfg.Slot, "wrong-canary")
+		}, cdc.CodeAuth, "log in", "password"},
+		{"no database of that name", func(f *fixture) {
+			u, _ := url.Parse(f.cfg.Database)
+			u.Path = "/nowhere"
+			f.cfg.Database = u.String()
+		}, cdc.CodeDatabaseMissing, "open the database", "--database"},
+		{"nobody listens", func(f *fixture) { f.cfg.Database = "postgres://postgres:canary@127.0.0.1:1/x" }, cdc.CodeUnreachable, "connect to the database", ""},
+		{"no replication right", func(f *fixture) {
+			f.exec("CREATE ROLE " + f.cfg.Slot + " LOGIN PASSWORD 'right'")
+			f.exec("GRANT USAGE ON SCHEMA outboxd TO " + f.cfg.Slot)
+			f.exec("GRANT SELECT, INSERT, UPDATE ON outboxd.witness TO " + f.cfg.Slot)
+			f.t.Cleanup(func() {
+				f.exec("DROP OWNED BY " + f.cfg.Slot)
+				f.exec("DROP ROLE " + f.cfg.Slot)
+			})
+			f.as(f.cfg.Slot, "right")
+		}, cdc.CodePrivilege, "replication connection", "ALTER ROLE"},
+		{"witness not granted", func(f *fixture) {
+			f.exec("CREATE ROLE " + f.cfg.Slot + " LOGIN REPLICATION PASSWORD 'right'")
+			f.t.Cleanup(func() { f.exec("DROP ROLE " + f.cfg.Slot) })
+			f.as(f.cfg.Slot, "right")
+		}, cdc.CodePrivilege, "witness", "--relay-role"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			f := newFixture(t)
+			tt.do(f)
+			err := f.refuses(tt.code)
+			if !strings.Contains(err.Error(), tt.detail) || !strings.Contains(err.Fix, tt.fix) {
+				t.Errorf("error %q\nfix %q\nwant %q and %q in them", err, err.Fix, tt.detail, tt.fix)
+			}
+			if strings.Contains(err.Error()+err.Fix, "canary") {
+				t.Errorf("the error shows the password: %q", err)
+			}
+		})
+	}
+}
+
+// as makes the reader log in as role.
+func (f *fixture) as(role, password string) {
+	u, err := url.Parse(f.cfg.Database)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	u.User = url.UserPassword(role, password)
+	f.cfg.Database = u.String()
+}
+
+func TestAdoptAcceptsGap(t *testing.T) {
+	f := newFixture(t)
+	f.led(1)
+	f.exec("SELECT pg_drop_replication_slot($1)", f.cfg.Slot)
+	f.exec("INSERT INTO outbox VALUES (2)") // lost to the slot
+	f.createSlot()
+	f.refuses(cdc.CodeSlotForeign)
+
+	gap, err := cdc.FindGap(t.Context(), f.cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(gap.Findings) != 1 || gap.Epoch != 2 || gap.Acked >= gap.Slot {
+		t.Fatalf("gap %+v", gap)
+	}
+	f.refuses(cdc.CodeSlotForeign) // finding alone changes nothing
+	if err := gap.Accept(t.Context(), f.cfg); err != nil {
+		t.Fatal(err)
+	}
+	s := f.session(f.reader())
+	f.exec("INSERT INTO outbox VALUES (3)")
+	e := s.take(1)[0]
+	if e.id != "3" || e.Position.Epoch != 2 {
+		t.Errorf("event %s at %v, want 3 in epoch 2", e.id, e.Position)
+	}
+	s.close()
+	if gap, err := cdc.FindGap(t.Context(), f.cfg); err != nil || len(gap.Findings) != 0 {
+		t.Errorf("afterwards: %+v, %v", gap, err)
+	}
+	if err := gap.Accept(t.Context(), f.cfg); err == nil {
+		t.Error("a gap that was found before others wrote the witness is accepted")
+	}
+}
+
+func TestStandbyIsToldWhoHoldsSlot(t *testing.T) {
+	f := newFixture(t)
+	leader := f.session(f.reader())
+	err := f.refuses(cdc.CodeSlotActive)
+	if !strings.Contains(err.Detail, "outboxd p") {
+		t.Errorf("%q does not name the holder", err.Detail)
+	}
+	same := f.cfg
+	f.cfg.ConfigHash = "another"
+	f.refuses(cdc.CodeSlotActive) // the leader has no hash: an old one
+	f.cfg = same
+	leader.close()
+
+	f.cfg.ConfigHash = "one"
+	leader = f.session(f.reader())
+	f.refuses(cdc.CodeSlotActive)
+	f.cfg.ConfigHash = "another"
+	f.refuses(cdc.CodeConfigMismatch)
+	leader.close()
+	f.session(f.reader()).close() // a changed configuration is fine when nobody leads
+}
+
+// A leader that was stopped and overtaken must not touch the witness again.
+func TestOvertakenLeaderIsFenced(t *testing.T) {
+	f := newFixture(t)
+	r := f.reader()
+	s := f.session(r)
+	f.exec("INSERT INTO outbox VALUES (1)")
+	events := s.take(1)
+	f.exec("UPDATE outboxd.witness SET version = version + 1, holder = 'the successor'")
+	ackAll(r, events)
+	s.ends(cdc.CodeLostLead)
+	if got := f.value("SELECT acked_events::text FROM outboxd.witness"); got != "0" {
+		t.Errorf("the overtaken leader wrote %s acked events", got)
+	}
+}
+
+func TestRestoredDatabaseIsNoticed(t *testing.T) {
+	f := newFixture(t)
+	r := f.reader()
+	s := f.session(r)
+	f.exec("CREATE TABLE backup AS SELECT * FROM outboxd.witness")
+	f.exec("INSERT INTO outbox VALUES (1)")
+	ackAll(r, s.take(1))
+	s.close()
+	f.exec("DELETE FROM outboxd.witness")
+	f.exec("INSERT INTO outboxd.witness SELECT * FROM backup")
+	_, err := r.Open(t.Context())
+	wantCode(t, err, cdc.CodeRestored)
+	f.exec("DELETE FROM outboxd.witness")
+	_, err = r.Open(t.Context())
+	wantCode(t, err, cdc.CodeRestored)
+}
+
+func TestPublicationChangeIsNoticedWhileRunning(t *testing.T) {
+	f := newFixture(t)
+	s := f.session(f.reader())
+	f.exec("ALTER PUBLICATION " + f.cfg.Publication + " DROP TABLE outbox")
+	f.exec("ALTER PUBLICATION " + f.cfg.Publication + " ADD TABLE outbox")
+	s.ends(cdc.CodePublicationGap)
+}
+
+// The status writer keeps the session alive however long a handler blocks, and
+// the lease is renewed.
+func TestBlockedHandlerKeepsSession(t *testing.T) {
+	f := newFixture(t)
+	f.exec("DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET wal_sender_timeout = 2000', current_database()); END $$")
+	stream, err := f.reader().Open(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stream.Close(context.Background())
+	f.exec("INSERT INTO outbox SELECT generate_series(1, 100000)") // more than the socket's buffers hold
+	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Second)
+	defer cancel()
+	n := 0
+	err = stream.Run(ctx, func(ctx context.Context, m *cdc.Message) error {
+		if n++; n == 10 {
+			<-time.After(6 * time.Second)
+			if err := stream.Guard(); err != nil {
+				t.Errorf("the lease ran out beside a living server: %v", err)
+			}
+		}
+		return nil
+	})
+	if err != context.DeadlineExceeded || n < 1000 {
+		t.Errorf("after %d messages: %v", n, err)
+	}
+}
+
+func TestGuardRefusesWithoutSignOfLife(t *testing.T) {
+	server, err := devenv.StartPostgres(t.Context(), devenv.PostgresOptions{Settings: map[string]string{"wal_sender_timeout": "2000"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	f := fixtureAt(t, server.URL("postgres", "postgres"))
+	s := f.session(f.reader())
+	if err := s.stream.Guard(); err != nil {
+		t.Fatal(err)
+	}
+	if err := server.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	s.ends(cdc.CodeUnreachable)
+	eventually(t, 3*time.Second, "the guard refuses", func() bool { return s.stream.Guard() != nil })
+}
+
+func TestWALLevelIsNamed(t *testing.T) {
+	server, err := devenv.StartPostgres(t.Context(), devenv.PostgresOptions{Settings: map[string]string{"wal_level": "replica"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	r, err := cdc.NewReader(cdc.Config{Database: server.URL("postgres", "postgres"), Pipeline: "p", Slot: "s", Publication: "p"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = r.Open(t.Context())
+	if e := wantCode(t, err, cdc.CodeWALLevel); !strings.Contains(e.Fix, "ALTER SYSTEM SET wal_level = 'logical'") {
+		t.Errorf("fix %q", e.Fix)
+	}
+}
+
+// A fast shutdown must not wait for a relay that is far behind: the server
+// would send its whole backlog first, and nothing on the wire tells.
+func TestFastShutdownIsNotHeldUp(t *testing.T) {
+	server, err := devenv.StartPostgres(t.Context(), devenv.PostgresOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	f := fixtureAt(t, server.URL("postgres", "postgres"))
+	stream, err := f.reader().Open(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.exec("INSERT INTO outbox SELECT i, repeat('x', 400) FROM generate_series(1, 500000) i")
+	slow := func(ctx context.Context, m *cdc.Message) error {
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-ctx.Done():
+		}
+		return context.Cause(ctx)
+	}
+	result := make(chan error, 1)
+	go func() {
+		err := stream.Run(context.Background(), slow)
+		_ = stream.Close(context.Background())
+		result <- err
+	}()
+	<-time.After(2 * time.Second)
+	began := time.Now()
+	if err := server.Stop(t.Context(), "fast"); err != nil {
+		t.Fatal(err)
+	}
+	wantCode(t, <-result, cdc.CodeServerStopping)
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("the server took %s to stop", took)
+	}
+}
+
+func TestNewReaderRefusesWhatNeverWorks(t *testing.T) {
+	for _, cfg := range []cdc.Config{
+		{Pipeline: "", Slot: "s", Publication: "p"},
+		{Pipeline: "p", Slot: "Bad Slot", Publication: "p"},
+		{Pipeline: "p", Slot: "s", Publication: ""},
+		{Pipeline: "p", Slot: "s", Publication: "p", Database: "postgres://user:canary@host:port/"},
+	} {
+		_, err := cdc.NewReader(cfg)
+		e := wantCode(t, err, cdc.CodeConfig)
+		if strings.Contains(e.Error(), "canary") {
+			t.Errorf("the error shows the password: %v", e)
+		}
+	}
+}
