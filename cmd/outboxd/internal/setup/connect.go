@@ -1,0 +1,81 @@
+package setup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/outboxd/outboxd/cdc"
+)
+
+const (
+	connectTimeout = 10 * time.Second
+	// ddlLockTimeout keeps a statement that waits for a lock from queueing the
+	// application behind it for long.
+	ddlLockTimeout = "10s"
+	// lockKey serialises setups and teardowns of one database; "outboxds" as a
+	// number.
+	lockKey int64 = 0x6f7574626f786473
+)
+
+// connect opens a session that the role's or the database's timeouts do not
+// end half-way.
+func connect(ctx context.Context, config *pgx.ConnConfig) (*pgx.Conn, error) {
+	config = config.Copy()
+	config.RuntimeParams["application_name"] = "outboxd setup"
+	dialCtx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	conn, err := pgx.ConnectConfig(dialCtx, config)
+	if err != nil {
+		return nil, connectError(err, config)
+	}
+	_, err = conn.Exec(ctx, "SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0; SET idle_session_timeout = 0; SET client_min_messages = warning")
+	if err != nil {
+		closeConn(ctx, conn)
+		return nil, fmt.Errorf("prepare the session: %w", err)
+	}
+	return conn, nil
+}
+
+func connectError(err error, config *pgx.ConnConfig) error {
+	e := &cdc.Error{Code: cdc.CodeUnreachable, Detail: fmt.Sprintf("connect to database %q", config.Database), Err: err,
+		Fix: "check host, port and whether the server runs"}
+	var pgErr *pgconn.PgError
+	switch {
+	case !errors.As(err, &pgErr):
+	case strings.HasPrefix(pgErr.Code, "28"):
+		e.Code, e.Fix = cdc.CodeAuth, "check user and password in --database, and pg_hba.conf on the server"
+	case pgErr.Code == "3D000":
+		e.Code, e.Fix = cdc.CodeDatabaseMissing, "check the database's name in --database"
+	}
+	return e
+}
+
+// closeConn says goodbye within a second, also when ctx has ended.
+func closeConn(ctx context.Context, conn *pgx.Conn) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	_ = conn.Close(ctx)
+}
+
+// exclusive waits until no other setup or teardown works on this database. The
+// lock ends with the session. It holds no transaction id, so that nobody's slot
+// creation waits for us.
+func exclusive(ctx context.Context, conn *pgx.Conn, report *reporter) error {
+	var locked bool
+	if err := conn.QueryRow(ctx, "SELECT pg_try_advisory_lock($1)", lockKey).Scan(&locked); err != nil {
+		return fmt.Errorf("lock out other setups: %w", err)
+	}
+	if !locked {
+		report.note("another setup or teardown works on this database: waiting for it")
+		if _, err := conn.Exec(ctx, "SELECT pg_advisory_lock($1)", lockKey); err != nil {
+			return fmt.Errorf("wait for another setup: %w", err)
+		}
+	}
+	return nil
+}

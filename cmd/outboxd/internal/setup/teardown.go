@@ -1,0 +1,213 @@
+package setup
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/outboxd/outboxd/cdc"
+)
+
+// TeardownOptions says what to take back.
+type TeardownOptions struct {
+	// Database, Pipeline, Slot, Publication and Table are as in Options. What
+	// the pipeline's witness knows need not be given.
+	Database                           string
+	Pipeline, Slot, Publication, Table string
+	// DropTables also drops the outbox table and its rows, if setup made it
+	// and no other pipeline reads it.
+	DropTables bool
+	// Yes goes on without asking for the pipeline's name.
+	Yes bool
+}
+
+// removal is one thing that teardown sees to.
+type removal struct {
+	name  string
+	found bool
+	keep  string // why it is left alone; empty: it is dropped
+	sql   string
+}
+
+// Teardown drops the pipeline's slot, then its publication, then what the
+// witness knows of it, and writes to out what it did. Unless told not to, it
+// first lists that and reads the pipeline's name from in. What is missing is
+// reported and no error. A slot that a relay holds, or that is not a pipeline's
+// of this database, is an *cdc.Error, and nothing is dropped then.
+func Teardown(ctx context.Context, o TeardownOptions, in io.Reader, out io.Writer) error {
+	s, err := Options{Database: o.Database, Pipeline: o.Pipeline, Slot: o.Slot, Publication: o.Publication, Table: o.Table}.settings()
+	if err != nil {
+		return err
+	}
+	report := &reporter{out: out, slot: s.Slot}
+	conn, err := connect(ctx, s.config)
+	if err != nil {
+		return err
+	}
+	defer closeConn(ctx, conn)
+	return named(teardown(ctx, conn, o, s, in, report))
+}
+
+func teardown(ctx context.Context, conn *pgx.Conn, o TeardownOptions, s *settings, in io.Reader, report *reporter) error {
+	if err := exclusive(ctx, conn, report); err != nil {
+		return err
+	}
+	st, err := inspect(ctx, conn, s)
+	if err != nil {
+		return err
+	}
+	if st.witness != nil {
+		if err := s.follow(st.witness, o); err != nil {
+			return err
+		}
+		if st, err = inspect(ctx, conn, s); err != nil { // under the names of the witness
+			return err
+		}
+	}
+	if err := st.slot.droppable(s.Slot); err != nil {
+		return err
+	}
+	removals, err := removals(ctx, conn, o, s, st)
+	if err != nil {
+		return err
+	}
+	if !o.Yes {
+		if err := confirm(s.Pipeline, removals, in, report); err != nil {
+			return err
+		}
+	}
+	return remove(ctx, conn, s, removals, report)
+}
+
+// follow takes the names that the witness has, unless others were given.
+func (s *settings) follow(w *witness, o TeardownOptions) error {
+	for _, d := range []struct{ what, given, is string }{
+		{"slot", o.Slot, w.slot}, {"publication", o.Publication, w.publication},
+	} {
+		if d.given != "" && d.given != d.is {
+			return &cdc.Error{Code: cdc.CodeConfigMismatch, Detail: fmt.Sprintf("the %s of pipeline %s is %s, not %s", d.what, s.Pipeline, d.is, d.given),
+				Fix: fmt.Sprintf("leave --%s out", d.what)}
+		}
+	}
+	if o.Table != "" && s.Table() != w.table {
+		return &cdc.Error{Code: cdc.CodeConfigMismatch, Detail: fmt.Sprintf("the table of pipeline %s is %s, not %s", s.Pipeline, w.table, s.Table()),
+			Fix: "leave --table out"}
+	}
+	s.Slot, s.Publication = w.slot, w.publication
+	s.Schema, s.Name, _ = strings.Cut(w.table, ".")
+	return nil
+}
+
+// droppable says why a slot that is there must not be dropped.
+func (sl *slot) droppable(name string) error {
+	if sl == nil {
+		return nil
+	}
+	if e := sl.ours(name); e != nil {
+		return e
+	}
+	if sl.activePID != 0 {
+		return slotHeld(name, fmt.Sprintf("process %d of the server (%s)", sl.activePID, sl.holder), nil)
+	}
+	return nil
+}
+
+func slotHeld(name, by string, err error) error {
+	return &cdc.Error{Code: cdc.CodeSlotActive, Detail: fmt.Sprintf("slot %q is in use by %s", name, by),
+		Fix: "stop the relay first", Err: err}
+}
+
+func removals(ctx context.Context, conn *pgx.Conn, o TeardownOptions, s *settings, st *state) ([]removal, error) {
+	var onPublication, onTable int // other pipelines
+	if st.schemaVersion > 0 {
+		err := conn.QueryRow(ctx, `SELECT count(*) FILTER (WHERE publication = $2), count(*) FILTER (WHERE outbox_table = $3)
+			FROM outboxd.witness WHERE pipeline <> $1`, s.Pipeline, s.Publication, s.Table()).Scan(&onPublication, &onTable)
+		if err != nil {
+			return nil, fmt.Errorf("look up other pipelines: %w", err)
+		}
+	}
+	publication := removal{name: "publication " + s.Publication, found: st.publication != nil,
+		sql: "DROP PUBLICATION " + quote(s.Publication)}
+	switch {
+	case onPublication > 0:
+		publication.keep = fmt.Sprintf("%d other pipelines read it", onPublication)
+	case st.publication != nil && (st.publication.others > 0 || st.publication.allTables):
+		publication.keep = "it publishes other tables too"
+	}
+	return []removal{
+		{name: "replication slot " + s.Slot, found: st.slot != nil, sql: fmt.Sprintf("SELECT pg_drop_replication_slot(%s)", literal(s.Slot))},
+		publication,
+		{name: "pipeline " + s.Pipeline, found: st.witness != nil, sql: "DELETE FROM outboxd.witness WHERE pipeline = " + literal(s.Pipeline)},
+		tableRemoval(o, s, st, onTable),
+	}, nil
+}
+
+func tableRemoval(o TeardownOptions, s *settings, st *state, readers int) removal {
+	r := removal{name: fmt.Sprintf("table %s and all rows in it", s.Table()), found: st.table != nil || st.ring != nil}
+	switch {
+	case !o.DropTables:
+		r.keep = "--drop-tables was not given"
+	case st.ring == nil:
+		r.keep = "setup did not make it"
+	case readers > 0:
+		r.keep = fmt.Sprintf("%d other pipelines read it", readers)
+	}
+	r.sql = fmt.Sprintf("DROP TABLE IF EXISTS %s; DELETE FROM outboxd.ring WHERE outbox_table = %s", s.sql(), literal(s.Table()))
+	for name, table := range st.publishers {
+		if table == s.Table() {
+			r.sql += "; DROP FUNCTION " + pgx.Identifier{"outboxd", name}.Sanitize()
+		}
+	}
+	return r
+}
+
+// confirm lists what is going to happen and asks for the pipeline's name.
+func confirm(pipeline string, removals []removal, in io.Reader, report *reporter) error {
+	for _, r := range removals {
+		if r.found && r.keep == "" {
+			report.did("will drop", r.name)
+		}
+	}
+	fmt.Fprintf(report.out, "Events that are not relayed yet will not be. To go on, type the pipeline's name (%s): ", pipeline)
+	answer, err := bufio.NewReader(in).ReadString('\n')
+	if err != nil && !errors.Is(err, io.EOF) {
+		return fmt.Errorf("read the answer: %w", err)
+	}
+	if strings.TrimSpace(answer) != pipeline {
+		return &cdc.Error{Code: CodeUnconfirmed, Detail: fmt.Sprintf("%q is not the pipeline's name: nothing was dropped", strings.TrimSpace(answer)),
+			Fix: fmt.Sprintf("type %s, or give --yes", pipeline)}
+	}
+	return nil
+}
+
+func remove(ctx context.Context, conn *pgx.Conn, s *settings, removals []removal, report *reporter) error {
+	if _, err := conn.Exec(ctx, "SET lock_timeout = '"+ddlLockTimeout+"'"); err != nil {
+		return fmt.Errorf("prepare the session: %w", err)
+	}
+	for _, r := range removals {
+		switch {
+		case !r.found:
+			report.did("not there", r.name)
+			continue
+		case r.keep != "":
+			report.did("kept", fmt.Sprintf("%s (%s)", r.name, r.keep))
+			continue
+		}
+		_, err := conn.PgConn().Exec(ctx, r.sql).ReadAll()
+		var pgErr *pgconn.PgError
+		if errors.As(err, &pgErr) && pgErr.Code == "55006" {
+			return slotHeld(s.Slot, "a relay that has just taken it", err)
+		}
+		if err != nil {
+			return fmt.Errorf("drop %s: %w", r.name, err)
+		}
+		report.did("dropped", r.name)
+	}
+	return nil
+}
