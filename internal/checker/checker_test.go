@@ -1,0 +1,108 @@
+package checker_test
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/outboxd/outboxd/internal/checker"
+)
+
+// history returns a flawless one: three domains, ten events each.
+func history() ([]checker.Written, []checker.Delivered) {
+	var written []checker.Written
+	var delivered []checker.Delivered
+	for n := range 10 {
+		for d := range 3 {
+			id := fmt.Sprintf("e%d-%d", d, n)
+			domain := fmt.Sprintf("topic/k%d", d)
+			sum := sha256.Sum256([]byte(id))
+			written = append(written, checker.Written{ID: id, Outcome: checker.Committed, Domain: domain, N: n, Sum: sum})
+			delivered = append(delivered, checker.Delivered{ID: id, Domain: domain, Position: fmt.Sprintf("%04d", len(delivered)), Sum: sum})
+		}
+	}
+	written = append(written,
+		checker.Written{ID: "rolled back", Outcome: checker.RolledBack, Domain: "topic/k0", N: 11},
+		checker.Written{ID: "unknown, not there", Outcome: checker.Unknown, Domain: "topic/k0", N: 12})
+	return written, delivered
+}
+
+func at(delivered []checker.Delivered, id string) int {
+	return slices.IndexFunc(delivered, func(d checker.Delivered) bool { return d.ID == id })
+}
+
+func TestJudge(t *testing.T) {
+	tests := []struct {
+		name string
+		// spoil is one defect of a relay.
+		spoil func(w []checker.Written, d []checker.Delivered) []checker.Delivered
+		want  string
+	}{
+		{"flawless", func(w []checker.Written, d []checker.Delivered) []checker.Delivered { return d },
+			"lost 0, invented 0, out of order 0 (last delivery 0), changed 0, misplaced 0, duplicates 0"},
+		{"lost", func(w []checker.Written, d []checker.Delivered) []checker.Delivered {
+			return slices.Delete(d, 4, 5)
+		}, "lost 1, invented 0, out of order 0 (last delivery 0), changed 0, misplaced 0, duplicates 0"},
+		{"invented", func(w []checker.Written, d []checker.Delivered) []checker.Delivered {
+			return append(d, checker.Delivered{ID: "nobody's"}, checker.Delivered{ID: "rolled back"})
+		}, "lost 0, invented 2, out of order 0 (last delivery 0), changed 0, misplaced 0, duplicates 0"},
+		{"an unknown commit that happened", func(w []checker.Written, d []checker.Delivered) []checker.Delivered {
+			return append(d, checker.Delivered{ID: "unknown, not there", Domain: "topic/k0", Position: "9999"})
+		}, "lost 0, invented 0, out of order 0 (last delivery 0), changed 0, misplaced 0, duplicates 0"},
+		{"two of a key swapped", func(w []checker.Written, d []checker.Delivered) []checker.Delivered {
+			i, j := at(d, "e1-3"), at(d, "e1-4")
+			d[i], d[j] = d[j], d[i]
+			return d
+		}, "lost 0, invented 0, out of order 1 (last delivery 1), changed 0, misplaced 0, duplicates 0"},
+		{"two of different keys swapped", func(w []checker.Written, d []checker.Delivered) []checker.Delivered {
+			i, j := at(d, "e1-3"), at(d, "e2-3")
+			d[i], d[j] = d[j], d[i]
+			return d
+		}, "lost 0, invented 0, out of order 0 (last delivery 0), changed 0, misplaced 0, duplicates 0"},
+		{"an old one again at the end", func(w []checker.Written, d []checker.Delivered) []checker.Delivered {
+			return append(d, d[at(d, "e1-3")])
+		}, "lost 0, invented 0, out of order 0 (last delivery 1), changed 0, misplaced 0, duplicates 1"},
+		{"a run again, whole", func(w []checker.Written, d []checker.Delivered) []checker.Delivered {
+			return append(d, d[15:]...)
+		}, "lost 0, invented 0, out of order 0 (last delivery 0), changed 0, misplaced 0, duplicates 15"},
+		{"bytes changed", func(w []checker.Written, d []checker.Delivered) []checker.Delivered {
+			d[7].Sum[0]++
+			return d
+		}, "lost 0, invented 0, out of order 0 (last delivery 0), changed 1, misplaced 0, duplicates 0"},
+		{"wrong key", func(w []checker.Written, d []checker.Delivered) []checker.Delivered {
+			d[7].Domain = "topic/k9"
+			return d
+		}, "lost 0, invented 0, out of order 0 (last delivery 0), changed 0, misplaced 1, duplicates 0"},
+		{"position falls", func(w []checker.Written, d []checker.Delivered) []checker.Delivered {
+			d[at(d, "e0-5")].Position = "0000"
+			return d
+		}, "lost 0, invented 0, out of order 0 (last delivery 0), changed 0, misplaced 1, duplicates 0"},
+		{"another position the second time", func(w []checker.Written, d []checker.Delivered) []checker.Delivered {
+			again := d[len(d)-1]
+			again.Position = "9999"
+			return append(d, again)
+		}, "lost 0, invented 0, out of order 0 (last delivery 0), changed 0, misplaced 1, duplicates 1"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			w, d := history()
+			v := checker.Judge(w, tt.spoil(w, d))
+			if !strings.Contains(v.String(), tt.want) {
+				t.Errorf("got  %s\nwant %s", v, tt.want)
+			}
+			if ok := tt.want == tests[0].want; v.OK(0) != ok {
+				t.Errorf("OK is %v", v.OK(0))
+			}
+		})
+	}
+}
+
+func TestOKAllowsDuplicatesUpToBound(t *testing.T) {
+	w, d := history()
+	v := checker.Judge(w, append(d, d[len(d)-3:]...))
+	if v.OK(2) || !v.OK(3) {
+		t.Errorf("three duplicates: OK(2) is %v, OK(3) is %v", v.OK(2), v.OK(3))
+	}
+}
