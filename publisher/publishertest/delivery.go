@@ -75,7 +75,7 @@ func checkNilKeys(t testing.TB, b Backend) {
 // mustCloseAcked closes a session in which nothing may have failed.
 func (s *session) mustCloseAcked() {
 	s.t.Helper()
-	if err := s.close(patience); err != nil {
+	if err := s.close(s.patience); err != nil {
 		s.t.Errorf("close: %v", err)
 	}
 	for token, err := range s.failed() {

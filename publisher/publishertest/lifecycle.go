@@ -70,7 +70,7 @@ func checkCloseWaits(t testing.TB, b Backend) {
 		s.mustPublish(s.record(key(i % 10)))
 	}
 	s.mustCloseAcked()
-	if err := s.close(patience); err != nil {
+	if err := s.close(s.patience); err != nil {
 		t.Errorf("close again: %v", err)
 	}
 	if err := s.publish(context.Background(), s.record(key(0))); !errors.Is(err, publisher.ErrClosed) {
@@ -79,7 +79,7 @@ func checkCloseWaits(t testing.TB, b Backend) {
 	s.judge()
 
 	unused := open(t, target, nil)
-	if err := unused.close(patience); err != nil {
+	if err := unused.close(s.patience); err != nil {
 		t.Errorf("close an unused publisher: %v", err)
 	}
 }
@@ -143,8 +143,8 @@ func checkCloseBlocked(t testing.TB, b Backend) {
 		if !errors.Is(err, publisher.ErrClosed) {
 			t.Errorf("the blocked publish returns %v, want ErrClosed", err)
 		}
-	case <-time.After(patience):
-		t.Fatalf("publish is still blocked %v after close", patience)
+	case <-time.After(s.patience):
+		t.Fatalf("publish is still blocked %v after close", s.patience)
 	}
 	resume()
 	s.judge()
@@ -175,7 +175,7 @@ func checkGuard(t testing.TB, b Backend) {
 	if err := s.publish(context.Background(), s.record(key(1))); err == nil {
 		t.Errorf("publish takes records again after the guard refused")
 	}
-	_ = s.close(patience)
+	_ = s.close(s.patience)
 	s.judge()
 	for _, got := range target.Read() {
 		if token, ok := s.tokenOf(&got); ok && token >= uint64(before) {
@@ -201,7 +201,7 @@ func checkCut(t testing.TB, b Backend) {
 			target.Cut()
 		}
 	}
-	_ = s.close(patience)
+	_ = s.close(s.patience)
 	s.judge()
 
 	next := open(t, target, nil)

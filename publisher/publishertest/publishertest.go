@@ -11,6 +11,7 @@ package publishertest
 
 import (
 	"testing"
+	"time"
 
 	"github.com/outboxd/outboxd/publisher"
 )
@@ -55,6 +56,9 @@ type Target struct {
 	// the backend's mode documents: the suite then demands only that the
 	// outcomes are true.
 	Pipelined bool
+	// Patience is how long a check waits for what must happen. Zero is
+	// DefaultPatience.
+	Patience time.Duration
 
 	sessions int // opened so far
 }

@@ -69,7 +69,7 @@ func (s *session) judgeRefusal(name string, culprit *publisher.Record) {
 	if got := class(declined); got != c {
 		s.t.Errorf("%s: publish declines with %q, want an error that wraps the first failure (%s)", name, declined, c)
 	}
-	_ = s.close(patience)
+	_ = s.close(s.patience)
 	for token, err := range s.failed() {
 		switch r := s.offered[token]; {
 		case r == culprit:
@@ -103,7 +103,7 @@ func checkBroken(t testing.TB, b Backend) {
 			t.Fatalf("publish takes records again after it declined one")
 		}
 	}
-	_ = s.close(patience)
+	_ = s.close(s.patience)
 	s.judge()
 
 	next := open(t, target, nil)

@@ -1,6 +1,7 @@
 package publishertest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,8 +14,8 @@ import (
 )
 
 const (
-	// patience is how long a check waits for what must happen.
-	patience = 60 * time.Second
+	// DefaultPatience is how long a check waits for what must happen.
+	DefaultPatience = 30 * time.Second
 	// moment is how long a check waits for what must not happen.
 	moment = 300 * time.Millisecond
 	// idHeader is the first header of every record of the suite.
@@ -28,6 +29,8 @@ type session struct {
 	target *Target
 	pub    publisher.Publisher
 	prefix string // of the ids of its records
+
+	patience time.Duration
 
 	offered []*publisher.Record // in the order of Publish, Token = index
 	taken   []bool
@@ -46,6 +49,7 @@ func open(t testing.TB, target *Target, guard publisher.Guard) *session {
 		t: t, target: target, prefix: fmt.Sprintf("%d/", target.sessions),
 		outcomes: make(map[uint64][]error),
 		changed:  make(chan struct{}, 1),
+		patience: cmp.Or(target.Patience, DefaultPatience),
 	}
 	pub, err := target.Open(s.done, guard)
 	if err != nil {
@@ -100,7 +104,7 @@ func (s *session) publish(ctx context.Context, r *publisher.Record) error {
 // mustPublish offers a record that the publisher has no reason to decline.
 func (s *session) mustPublish(r *publisher.Record) {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), s.patience)
 	defer cancel()
 	if err := s.publish(ctx, r); err != nil {
 		s.t.Fatalf("publish record %d: %v", r.Token, err)
@@ -120,7 +124,7 @@ func (s *session) outcome(token uint64) (error, bool) {
 // await waits for the outcome of r.
 func (s *session) await(r *publisher.Record) error {
 	s.t.Helper()
-	deadline := time.After(patience)
+	deadline := time.After(s.patience)
 	for {
 		if err, ok := s.outcome(r.Token); ok {
 			return err
@@ -128,7 +132,7 @@ func (s *session) await(r *publisher.Record) error {
 		select {
 		case <-s.changed:
 		case <-deadline:
-			s.t.Fatalf("record %d has no outcome after %v", r.Token, patience)
+			s.t.Fatalf("record %d has no outcome after %v", r.Token, s.patience)
 		}
 	}
 }
@@ -137,14 +141,14 @@ func (s *session) await(r *publisher.Record) error {
 // returns why. What it offers before that must not pass a failed record.
 func (s *session) publishUntilBroken(key []byte) error {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), s.patience)
 	defer cancel()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	for {
 		if err := s.publish(ctx, s.record(key)); err != nil {
 			if ctx.Err() != nil {
-				s.t.Fatalf("publish still takes records %v after a failure", patience)
+				s.t.Fatalf("publish still takes records %v after a failure", s.patience)
 			}
 			return err
 		}
@@ -168,8 +172,8 @@ func (s *session) close(timeout time.Duration) error {
 	select {
 	case err := <-closed:
 		return err
-	case <-time.After(timeout + patience):
-		s.t.Fatalf("close has not returned %v after its context ended", patience)
+	case <-time.After(timeout + s.patience):
+		s.t.Fatalf("close has not returned %v after its context ended", s.patience)
 		return nil
 	}
 }
