@@ -272,7 +272,7 @@ func TestHeld(t *testing.T) {
 		if n := b.logged.count("msg=held"); n != 1 || b.logged.count("fix=\"create it\"") != 1 {
 			t.Errorf("%d lines while nothing changed, want 1:\n%s", n, b.logged)
 		}
-		if n := len(b.slot.opened); n < 60/5 || n > 30 {
+		if n, _ := b.slot.sessions(); n < 60/5 || n > 30 {
 			t.Errorf("%d attempts in a minute, want one in 5 s or a little less", n)
 		}
 		created.Store(true)
@@ -412,8 +412,8 @@ func TestBrokerUnreachable(t *testing.T) {
 		if err := b.finish(); err != nil {
 			t.Error(err)
 		}
-		if len(b.slot.opened) != len(b.slot.closed) {
-			t.Errorf("%d streams opened, %d closed", len(b.slot.opened), len(b.slot.closed))
+		if opened, closed := b.slot.sessions(); opened != len(closed) {
+			t.Errorf("%d streams opened, %d closed", opened, len(closed))
 		}
 	})
 }

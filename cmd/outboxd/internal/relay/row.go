@@ -137,15 +137,16 @@ func (p *plan) bytes(row []cdc.Value, r role, scratch []byte) (value, grown []by
 	if i < 0 || row[i].Format == cdc.Null {
 		return nil, scratch, nil
 	}
-	if raw, ok := row[i].Raw(p.types[r]); ok {
-		if raw == nil {
-			raw = []byte{}
-		}
-		return raw, scratch, nil
+	value, ok := row[i].Raw(p.types[r])
+	if !ok {
+		start := len(scratch)
+		scratch, err = row[i].AppendBytes(scratch, p.types[r])
+		value = scratch[start:len(scratch):len(scratch)]
 	}
-	start := len(scratch)
-	scratch, err = row[i].AppendBytes(scratch, p.types[r])
-	return scratch[start:len(scratch):len(scratch)], scratch, err
+	if value == nil { // an empty value is not NULL
+		value = []byte{}
+	}
+	return value, scratch, err
 }
 
 // time returns when the event was created. What is no time (NULL, infinity,

@@ -3,6 +3,7 @@ package relay_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -36,7 +37,7 @@ type script struct {
 	ids      map[cdc.Position]string
 	acked    map[cdc.Position]bool
 	acks     []string // ids, in the order of the acks
-	opened   []time.Time
+	opened   int
 	closed   []time.Time
 	stats    cdc.Stats
 }
@@ -101,7 +102,7 @@ func (s *script) Open(context.Context) (relay.Stream, error) {
 			return nil, err
 		}
 	}
-	s.opened = append(s.opened, time.Now())
+	s.opened++
 	s.stream = &scriptStream{s}
 	s.stats.Streaming, s.stats.LastReceived, s.stats.Epoch = true, time.Now(), 1
 	return s.stream, nil
@@ -137,6 +138,13 @@ func (s *script) ackedIDs() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return strings.Join(s.acks, " ")
+}
+
+// sessions returns how many were opened, and when each was closed.
+func (s *script) sessions() (opened int, closed []time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.opened, slices.Clone(s.closed)
 }
 
 type scriptStream struct{ s *script }

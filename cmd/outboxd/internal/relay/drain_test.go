@@ -1,0 +1,179 @@
+package relay_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/outboxd/outboxd/cdc"
+	"github.com/outboxd/outboxd/cmd/outboxd/internal/relay"
+	"github.com/outboxd/outboxd/publisher"
+	"github.com/outboxd/outboxd/publisher/publishertest"
+)
+
+// TestDrainWaitsForAcks: what was taken before the stop is acked before the
+// stream is closed (the script fails an ack that comes later), and nothing new
+// is taken.
+func TestDrainWaitsForAcks(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		b := newBench(t)
+		b.broker.Script = func(*publisher.Record) publishertest.Answer {
+			return publishertest.Answer{After: 10 * time.Second}
+		}
+		b.broker.Lanes = 2
+		b.slot.insert(event(0), "one")
+		b.slot.insert(event(1), "two")
+		b.start()
+		settle(time.Second)
+		b.stop()
+		settle(time.Second)
+		b.slot.insert(event(2), "three")
+		if s := b.Status(); s.Phase != relay.Stopping || s.Ready {
+			t.Errorf("status while draining: %+v", s)
+		}
+		if err := <-b.result; err != nil {
+			t.Error(err)
+		}
+		if got := b.slot.ackedIDs(); !strings.Contains(got, event(0)) || !strings.Contains(got, event(1)) || strings.Contains(got, event(2)) {
+			t.Errorf("acked: %s", got)
+		}
+		if s := b.Status(); s.Phase != relay.Stopped || s.Ready {
+			t.Errorf("status after Run: %+v", s)
+		}
+	})
+}
+
+// TestDrainIsBounded by the drain timeout after a stop, by 2 s when replication
+// is lost or the server stops: it waits for us.
+func TestDrainIsBounded(t *testing.T) {
+	tests := []struct {
+		name string
+		end  func(b *bench)
+		want time.Duration
+	}{
+		{"stop", func(b *bench) { b.stop() }, 7 * time.Second},
+		{"server stopping", func(b *bench) { b.slot.broken <- &cdc.Error{Code: cdc.CodeServerStopping} }, 2 * time.Second},
+		{"replication lost", func(b *bench) { b.slot.broken <- &cdc.Error{Code: cdc.CodeUnreachable} }, 2 * time.Second},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			simulated(t, func(t *testing.T) {
+				b := newBench(t)
+				b.DrainTimeout = 7 * time.Second
+				b.broker.Stall()
+				b.slot.insert(event(0), "one")
+				b.start()
+				settle(time.Second)
+				began := time.Now()
+				tt.end(b)
+				settle(10 * time.Second)
+				_, closed := b.slot.sessions()
+				if took := closed[0].Sub(began); took != tt.want {
+					t.Errorf("the drain took %s, want %s", took, tt.want)
+				}
+				b.expect("acked", b.slot.ackedIDs(), "")
+				if err := b.finish(); err != nil {
+					t.Error(err)
+				}
+			})
+		})
+	}
+}
+
+// TestAcksCollectedWhenReplicationIsLost: acks on the way need not be repeated.
+func TestAcksCollectedWhenReplicationIsLost(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		b := newBench(t)
+		b.broker.Script = func(*publisher.Record) publishertest.Answer {
+			return publishertest.Answer{After: time.Second}
+		}
+		b.slot.insert(event(0), "one")
+		b.start()
+		settle(500 * time.Millisecond)
+		b.slot.broken <- &cdc.Error{Code: cdc.CodeUnreachable}
+		settle(10 * time.Second)
+		b.expect("stored", b.stored(), event(0))
+		if err := b.finish(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestGuard: with the lease gone nothing more reaches the broker, and the next
+// session goes on.
+func TestGuard(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		b := newBench(t)
+		var lost atomic.Bool
+		b.slot.guard = func() error {
+			if lost.Load() {
+				return &cdc.Error{Code: cdc.CodeLostLead, Detail: "no sign of life"}
+			}
+			return nil
+		}
+		b.start()
+		b.slot.insert(event(0), "one")
+		settle(time.Second)
+		lost.Store(true)
+		b.slot.insert(event(1), "one")
+		settle(10 * time.Second)
+		b.expect("stored", b.stored(), event(0))
+		if s := b.Status(); s.Phase != relay.Retrying || !strings.Contains(s.Reason, "lost_lead") {
+			t.Errorf("status %+v", s)
+		}
+		lost.Store(false)
+		settle(10 * time.Second)
+		b.expect("stored", b.stored(), "e000 e001")
+		if err := b.finish(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// rogue breaks the contract of a publisher: it reports each outcome twice, and
+// one more after Close.
+type rogue struct {
+	done  publisher.Done
+	taken []*publisher.Record
+}
+
+func (p *rogue) Publish(_ context.Context, r *publisher.Record) error {
+	p.taken = append(p.taken, r)
+	if len(p.taken) > 1 {
+		return nil
+	}
+	p.done(r, nil)
+	p.done(r, nil)
+	return nil
+}
+
+func (p *rogue) Close(context.Context) error { return nil }
+
+// TestRoguePublisher: outcomes that nobody waits for are counted and do not
+// reach the source (the script fails the test if they do).
+func TestRoguePublisher(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		b := newBench(t)
+		b.slot.published = nil
+		p := &rogue{}
+		b.OpenPublisher = func(_ context.Context, done publisher.Done, _ publisher.Guard) (publisher.Publisher, error) {
+			p.done = done
+			return p, nil
+		}
+		b.slot.insert(event(0), "one")
+		b.slot.insert(event(1), "one")
+		b.start()
+		settle(time.Second)
+		b.expect("violations", b.exposed(`outboxd_invariant_violations_total{kind="ack"}`), "1")
+		if err := b.finish(); err != nil {
+			t.Error(err)
+		}
+		p.done(p.taken[1], nil)
+		p.done(&publisher.Record{Token: 1 << 40}, errors.New("of no record"))
+		b.expect("acked", b.slot.ackedIDs(), event(0))
+		b.expect("violations", b.exposed(`outboxd_invariant_violations_total{kind="ack"}`), "3")
+	})
+}
