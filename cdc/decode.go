@@ -151,11 +151,11 @@ func (d *decoder) define(c *cursor) *Relation {
 	return r
 }
 
-// sameRelation says whether old is known and describes the same as r.
+// sameRelation says whether old, what is known of r's OID, describes the same
+// as r.
 func sameRelation(old, r *Relation) bool {
 	return old != nil &&
-		old.OID == r.OID && old.Schema == r.Schema && old.Name == r.Name &&
-		old.ReplicaIdentity == r.ReplicaIdentity &&
+		old.Schema == r.Schema && old.Name == r.Name && old.ReplicaIdentity == r.ReplicaIdentity &&
 		slices.Equal(old.Columns, r.Columns)
 }
 
