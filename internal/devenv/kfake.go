@@ -11,10 +11,11 @@ type Kfake struct {
 	cluster *kfake.Cluster
 }
 
-// StartKfake starts a cluster of one broker that creates unknown topics when a
-// client allows it. Options are kfake's own and come after these two.
+// StartKfake starts a cluster of one broker. As with StartKafka, unknown topics
+// are created when a client allows it, with one partition. Options are kfake's
+// own and override these.
 func StartKfake(options ...kfake.Opt) (*Kfake, error) {
-	all := append([]kfake.Opt{kfake.NumBrokers(1), kfake.AllowAutoTopicCreation()}, options...)
+	all := append([]kfake.Opt{kfake.NumBrokers(1), kfake.AllowAutoTopicCreation(), kfake.DefaultNumPartitions(1)}, options...)
 	cluster, err := kfake.NewCluster(all...)
 	if err != nil {
 		return nil, fmt.Errorf("start kfake: %w", err)

@@ -1,0 +1,92 @@
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+GOLANGCI_LINT_VERSION := v2.15.0
+
+# real: PostgreSQL, Kafka and RabbitMQ; embedded: what needs nothing but Go.
+SERVICES  ?= real
+# embedded or real: what `make demo` publishes to.
+BROKERS   ?= embedded
+DEMOFLAGS ?=
+# Packages and flags for go test, such as TESTFLAGS='-run TestName'.
+PACKAGES  ?= ./...
+TESTFLAGS ?=
+# How long each fuzz target runs.
+FUZZTIME  ?= 30s
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+
+# Two packages at a time suit two cores; a third would only make the services
+# slower. The race detector needs a C compiler.
+gotest = go run ./internal/devenv/cmd/gotest \
+	$$(command -v gcc >/dev/null && echo -race) -count=1 -p 2 -timeout 20m $(1) $(TESTFLAGS) $(PACKAGES)
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## Build bin/outboxd
+	@mkdir -p bin
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/ ./cmd/outboxd
+
+.PHONY: services
+services: ## Install and download what the tests need
+	internal/devenv/install.sh
+	go run ./internal/devenv/cmd/services -fetch
+
+.PHONY: test
+test: test-$(SERVICES) ## Run all tests, race detector on, no skips (SERVICES=embedded: with Go alone)
+
+.PHONY: test-real
+test-real: services build
+	go run ./internal/devenv/cmd/services $(call gotest,)
+
+.PHONY: test-embedded
+test-embedded: build
+	@command -v gcc >/dev/null || echo 'no C compiler: tests run without the race detector'
+	OUTBOXD_TEST_SERVICES=embedded go run ./internal/devenv/cmd/services -only postgres $(call gotest,-tags embedded)
+	@echo
+	@echo 'not covered, for lack of real Kafka and RabbitMQ (make test covers it):'
+	@grep -rl --include='*_test.go' '^//go:build !embedded' . | sort | while read -r file; do \
+		sed -n "s|^func \(Test[A-Za-z0-9_]*\)(.*|  $${file%/*} \1|p" "$$file"; done
+
+.PHONY: lint
+lint: bin/golangci-lint-$(GOLANGCI_LINT_VERSION) mod-check ## Check format, vet, static analysis and go.mod
+	$< run
+	$< run --build-tags embedded
+
+# Built with the installed Go: a linter older than the language does not parse it.
+bin/golangci-lint-$(GOLANGCI_LINT_VERSION):
+	GOBIN=$(CURDIR)/bin go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT_VERSION)
+	mv bin/golangci-lint $@
+
+.PHONY: fmt
+fmt: bin/golangci-lint-$(GOLANGCI_LINT_VERSION) ## Format the code
+	$< fmt
+
+.PHONY: mod-check
+mod-check: ## Check that go.mod and go.sum are tidy and the modules unchanged
+	go mod tidy -diff
+	go mod verify
+
+.PHONY: demo
+demo: ## Run the shop (BROKERS=real: real Kafka and RabbitMQ)
+	@if [ '$(BROKERS)' = real ]; then $(MAKE) --no-print-directory services; fi
+	BROKERS=$(BROKERS) go run ./examples/shop $(DEMOFLAGS)
+
+.PHONY: fuzz
+fuzz: ## Run every fuzz target for FUZZTIME
+	@grep -ro --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' . | sort | while IFS=: read -r file target; do \
+		echo "$${file%/*} $${target#func }"; \
+		go test -run '^$$' -fuzz "^$${target#func }$$" -fuzztime $(FUZZTIME) "$${file%/*}" </dev/null; done
+
+.PHONY: cover
+cover: services ## Write coverage.out and show the total
+	go run ./internal/devenv/cmd/services go test -count=1 -p 2 -timeout 20m -coverpkg=./... -coverprofile=coverage.out $(PACKAGES)
+	@go tool cover -func=coverage.out | tail -1
+
+.PHONY: ci
+ci: ## What the build server runs
+	.ci/run
