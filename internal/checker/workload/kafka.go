@@ -1,0 +1,57 @@
+package workload
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/outboxd/outboxd/internal/checker"
+)
+
+// KafkaConsumer reads topics from their beginning.
+type KafkaConsumer struct {
+	client    *kgo.Client
+	delivered []checker.Delivered
+	distinct  map[string]bool
+}
+
+// NewKafkaConsumer reads the topics, which may not exist yet.
+func NewKafkaConsumer(brokers []string, topics ...string) (*KafkaConsumer, error) {
+	client, err := kgo.NewClient(kgo.SeedBrokers(brokers...), kgo.ConsumeTopics(topics...), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
+		kgo.MetadataMinAge(100_000_000), kgo.MetadataMaxAge(1_000_000_000))
+	if err != nil {
+		return nil, err
+	}
+	return &KafkaConsumer{client: client, distinct: map[string]bool{}}, nil
+}
+
+// Read reads until done says so of the number of distinct events seen, or ctx
+// ends. It may be called again.
+func (c *KafkaConsumer) Read(ctx context.Context, done func(distinct int) bool) []checker.Delivered {
+	for ctx.Err() == nil && !done(len(c.distinct)) {
+		fetches := c.client.PollFetches(ctx)
+		fetches.EachRecord(func(r *kgo.Record) {
+			d := checker.Delivered{
+				ID: header(r.Headers, "ce_id"), Domain: r.Topic + "/" + string(r.Key), Position: header(r.Headers, "ce_sequence"),
+				Place: fmt.Sprintf("%s partition %d offset %d", r.Topic, r.Partition, r.Offset), Sum: sha256.Sum256(r.Value),
+			}
+			c.delivered = append(c.delivered, d)
+			c.distinct[d.ID] = true
+		})
+	}
+	return c.delivered
+}
+
+// Close leaves the cluster.
+func (c *KafkaConsumer) Close() { c.client.Close() }
+
+func header(headers []kgo.RecordHeader, name string) string {
+	for _, h := range headers {
+		if h.Key == name {
+			return string(h.Value)
+		}
+	}
+	return ""
+}
