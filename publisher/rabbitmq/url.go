@@ -36,7 +36,12 @@ func ParseURL(raw string) (Config, error) {
 	authority, path, _ := strings.Cut(rest, "/")
 
 	var problems []error
-	if i := strings.LastIndexByte(authority, '@'); i >= 0 {
+	i := strings.LastIndexByte(authority, '@')
+	if i < 0 && strings.Contains(path+query, "@") {
+		// Nothing of it is shown: it may be half a password.
+		return Config{}, configError([]error{errors.New("an @ stands behind the host: in user, password and options, @ / ? are percent-encoded")})
+	}
+	if i >= 0 {
 		problems = append(problems, c.parseUser(authority[:i]))
 		authority = authority[i+1:]
 	}
@@ -84,9 +89,8 @@ func (c *Config) parseHost(host string) error {
 	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
 		return fmt.Errorf("port of host %q is not a number from 1 to 65535", host)
 	}
-	if host == "" || strings.ContainsAny(host, "@/?#[] ") || strings.Count(host, ":") == 1 {
-		// What was meant as a password may stand here: it is not shown.
-		return errors.New("no host, or one that is not host:port (a password with @ / ? # is percent-encoded)")
+	if host == "" || strings.ContainsAny(host, "[] ") || strings.Contains(host, ":") && net.ParseIP(host) == nil {
+		return errors.New("no host, or one that is not host:port")
 	}
 	c.Hosts = append(c.Hosts, net.JoinHostPort(host, port))
 	return nil
