@@ -265,6 +265,7 @@ func TestCoalescerAsksTheGuard(t *testing.T) {
 	if rest, _ := io.ReadAll(far); len(rest) > 0 {
 		t.Errorf("%q was sent though the guard refused", rest)
 	}
+	<-c.sent
 	if err := c.cause(); !errors.Is(err, errLease) {
 		t.Errorf("cause is %v, want the guard's", err)
 	}

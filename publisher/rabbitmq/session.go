@@ -181,10 +181,17 @@ func (s *session) close(ctx context.Context) {
 	s.abort(net.ErrClosed)
 }
 
-// cause says why the channel ended: a failed write, or what the broker said.
+// cause says why a channel ended, by e or without one. A failed write, such as
+// one that the guard refused, closes the connection, and the library's reader
+// can report that before the sender has come to keep the reason: so it waits
+// for the sender, which the library ends by closing the connection.
 func (s *session) cause(e *amqp.Error, exchange string) error {
+	if e != nil && e.Server {
+		return channelError(e, exchange)
+	}
+	<-s.wire.sent
 	if err := s.wire.cause(); err != nil {
-		return err
+		return fmt.Errorf("connection to the broker ended: %w", err)
 	}
 	if e == nil {
 		return net.ErrClosed
