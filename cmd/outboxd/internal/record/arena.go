@@ -89,11 +89,9 @@ func (a *Arena) startHeaders() []publisher.Header {
 
 // keepHeaders hands out h, which startHeaders began.
 func (a *Arena) keepHeaders(h []publisher.Header) []publisher.Header {
-	// An append that ran out of room has moved h to memory of its own, which
-	// is larger than what was left: the slab is then as it was.
-	if cap(h) == cap(a.headers) {
-		a.headers = h[len(h):]
-	}
+	// An append that ran out of room has moved h: what append got beyond h is
+	// then the slab.
+	a.headers = h[len(h):]
 	return slices.Clip(h)
 }
 

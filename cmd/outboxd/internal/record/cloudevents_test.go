@@ -2,6 +2,7 @@ package record_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"flag"
 	"fmt"
 	"os"
@@ -188,6 +189,39 @@ func TestSourceAndContentType(t *testing.T) {
 		}
 		if r.ContentType != test.contentType {
 			t.Errorf("content type %q, want %q", r.ContentType, test.contentType)
+		}
+	}
+}
+
+// A row cannot pretend to be another event: whatever name of ours it uses, the
+// record has it once, with our value.
+func TestRowsCannotSetOurHeaders(t *testing.T) {
+	for _, broker := range []record.Broker{record.Kafka, record.RabbitMQ} {
+		f := mustFormat(t, record.Options{Broker: broker, Pipeline: "shop"})
+		ev := order()
+		ev.Replayed, ev.Retried, ev.Headers = true, true, nil
+		honest, err := f.Record(ev, new(record.Arena))
+		if err != nil {
+			t.Fatal(err)
+		}
+		claims := map[string]string{}
+		for _, h := range honest.Headers {
+			if h.Name != "content-type" {
+				claims[h.Name] = "forged"
+			}
+		}
+		if ev.Headers, err = json.Marshal(claims); err != nil {
+			t.Fatal(err)
+		}
+		got, err := f.Record(ev, new(record.Arena))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if headerText(got) != headerText(honest) {
+			t.Errorf("%s: headers %s, want %s", broker, headerText(got), headerText(honest))
+		}
+		if n := f.SkippedHeaders(); n != uint64(len(claims)) {
+			t.Errorf("%s: %d headers skipped, want %d", broker, n, len(claims))
 		}
 	}
 }

@@ -309,10 +309,11 @@ func TestDebeziumValues(t *testing.T) {
 	}
 }
 
-func TestDebeziumMarks(t *testing.T) {
-	f := mustFormat(t, record.Options{Style: record.DebeziumRouter})
+func TestDebeziumMarksAndProperties(t *testing.T) {
+	f := mustFormat(t, record.Options{Style: record.DebeziumRouter, ContentType: "application/x"})
 	r, err := f.Record(&record.Event{
 		ID: []byte("1"), AggregateID: []byte("k"), AggregateType: []byte("a"), Type: []byte("T"), Replayed: true, Retried: true,
+		CommitTime: committed,
 	}, new(record.Arena))
 	if err != nil {
 		t.Fatal(err)
@@ -320,8 +321,8 @@ func TestDebeziumMarks(t *testing.T) {
 	if got := headerText(r); got != "id=1 outboxd-replayed=true outboxd-retried=true" {
 		t.Errorf("headers %s", got)
 	}
-	if r.ID != "1" || r.Type != "T" {
-		t.Errorf("id %q and type %q for message properties", r.ID, r.Type)
+	if r.ID != "1" || r.Type != "T" || r.ContentType != "application/x" || !r.Time.Equal(committed) {
+		t.Errorf("message properties: id %q, type %q, content type %q, time %v", r.ID, r.Type, r.ContentType, r.Time)
 	}
 }
 

@@ -49,8 +49,8 @@ func parseTemplate(source string, known []placeholder) (*template, error) {
 		case rest[0] == '}':
 			return nil, fmt.Errorf("template %q: '}' at position %d closes nothing", source, at+1)
 		default:
-			end := strings.IndexAny(rest[1:], "{}") + 1
-			if end == 0 || rest[end] == '{' {
+			end := strings.IndexAny(rest[1:], "{}") + 1 // 0, the '{' itself, if there is none
+			if rest[end] != '}' {
 				return nil, fmt.Errorf("template %q: '{' at position %d is not closed", source, at+1)
 			}
 			place, err := findPlaceholder(rest[1:end], known)
