@@ -1,5 +1,7 @@
 package devenv
 
+import "context"
+
 // Dir is where a service keeps everything.
 func (s *server) Dir() string { return s.box.dir }
 
@@ -10,3 +12,21 @@ var (
 
 // Launch is the shell program that waits for permission to become a service.
 const Launch = launch
+
+// StartShell starts a shell script as a service that is ready when the file
+// "ready" is in its directory.
+func StartShell(ctx context.Context, script string, ready func(dir string) error) (*Shell, error) {
+	box, err := newSandbox("shell", "TERM")
+	if err != nil {
+		return nil, err
+	}
+	s := &Shell{server{
+		box:   box,
+		cmd:   command{name: "shell", args: []string{"/bin/sh", "-c", script}},
+		ready: func(context.Context) error { return ready(box.dir) },
+	}}
+	return s, s.Start(ctx)
+}
+
+// Shell is a service for tests of what all services share.
+type Shell struct{ server }

@@ -237,6 +237,43 @@ func TestPostgresBadSetting(t *testing.T) {
 	}
 }
 
+// A killed postmaster cannot remove its System V segment, and in a test nobody
+// starts it again to do so.
+func TestPostgresKilledLeavesNoSharedMemory(t *testing.T) {
+	p := startPostgres(t, devenv.PostgresOptions{})
+	pidFile, err := os.ReadFile(filepath.Join(p.DataDir(), "postmaster.pid"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	fields := strings.Fields(strings.Split(string(pidFile), "\n")[6]) // key, id
+	if err := p.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if !hasSegment(t, fields[1]) {
+		t.Fatalf("no segment %s after the kill: this test looks at the wrong thing", fields[1])
+	}
+	if err := p.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if hasSegment(t, fields[1]) {
+		t.Errorf("segment %s is still there", fields[1])
+	}
+}
+
+func hasSegment(t *testing.T, id string) bool {
+	t.Helper()
+	table, err := os.ReadFile("/proc/sysvipc/shm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(table)) {
+		if fields := strings.Fields(line); fields[1] == id {
+			return true
+		}
+	}
+	return false
+}
+
 func TestPostgresOrphan(t *testing.T) {
 	testOrphan(t, "kill", func(ctx context.Context) (service, error) {
 		return devenv.StartPostgres(ctx, devenv.PostgresOptions{})

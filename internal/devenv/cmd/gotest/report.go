@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 )
 
@@ -71,38 +72,45 @@ func (r *report) add(e event) {
 
 // end takes the outcome of a test, or of a package, which has no Test.
 func (r *report) end(e event, output []string) {
-	name := e.Package + "." + e.Test
 	switch {
 	case e.Test == "":
-		// A package without tests ends with skip, and is none of our business.
-		r.orphans(e)
+		r.endPackage(e)
 	case e.Action == "pass":
 		r.passed++
 		return
 	case e.Action == "fail":
-		r.failed = append(r.failed, name)
+		r.failed = append(r.failed, e.Package+"."+e.Test)
 	case e.Action == "skip":
-		r.skipped = append(r.skipped, name)
+		r.skipped = append(r.skipped, e.Package+"."+e.Test)
 	}
-	for _, line := range output {
-		fmt.Fprint(r.w, line)
+	r.print(output)
+}
+
+// endPackage looks for a failure that no test has reported: tests that had
+// begun when a panic or the time limit ended the process, a build that broke, a
+// TestMain. A package without tests ends with skip and is none of our business.
+func (r *report) endPackage(e event) {
+	if e.Action != "fail" {
+		return
+	}
+	known := len(r.failed)
+	for key, output := range r.output {
+		if key[0] == e.Package && key[1] != "" {
+			r.failed = append(r.failed, e.Package+"."+key[1])
+			r.print(output)
+			delete(r.output, key)
+		}
+	}
+	if len(r.failed) == known && !slices.ContainsFunc(r.failed, func(name string) bool {
+		return strings.HasPrefix(name, e.Package+".")
+	}) {
+		r.failed = append(r.failed, e.Package)
 	}
 }
 
-// orphans prints the output of tests that had begun when their package failed:
-// where a panic, a race or the time limit ended the process.
-func (r *report) orphans(e event) {
-	for key, output := range r.output {
-		if key[0] != e.Package || key[1] == "" {
-			continue
-		}
-		if e.Action == "fail" {
-			r.failed = append(r.failed, e.Package+"."+key[1])
-			for _, line := range output {
-				fmt.Fprint(r.w, line)
-			}
-		}
-		delete(r.output, key)
+func (r *report) print(output []string) {
+	for _, line := range output {
+		fmt.Fprint(r.w, line)
 	}
 }
 
