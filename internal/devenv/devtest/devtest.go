@@ -76,13 +76,16 @@ func (r *registry) close() error {
 
 // Main runs the tests of a package, stops the services that they started and
 // exits. Without it the services end with the process, unobserved.
-func Main(m *testing.M) {
+func Main(m *testing.M) { os.Exit(Run(m)) }
+
+// Run is Main for packages that clean up more: it returns the exit code.
+func Run(m *testing.M) int {
 	code := m.Run()
 	if err := shared.close(); err != nil {
 		fmt.Fprintln(os.Stderr, "stop services:", err)
 		code = max(code, 1)
 	}
-	os.Exit(code)
+	return code
 }
 
 var notInNames = regexp.MustCompile(`[^a-z0-9]+`)
