@@ -83,7 +83,8 @@ func (h *History) number(domain string) int {
 	return h.numbers[domain]
 }
 
-func (h *History) add(ws []checker.Written) {
+// Add adds events that somebody else wrote.
+func (h *History) Add(ws []checker.Written) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.written = append(h.written, ws...)
@@ -203,7 +204,7 @@ func (w *writer) finish(written []checker.Written, outcome checker.Outcome) {
 			written[i].Outcome = outcome
 		}
 	}
-	w.h.add(written)
+	w.h.Add(written)
 }
 
 // fill writes the events of one transaction, some of them behind a savepoint
