@@ -15,45 +15,9 @@ const MessagePrefix = "outboxd"
 // above it has a message to itself.
 const MaxMessage = 1 << 20
 
-// messageVersion is the version of the format below.
+// messageVersion is the version of the format, which the package comment
+// describes.
 const messageVersion = "1"
-
-// The content of a message is one JSON text in UTF-8:
-//
-//	{
-//	  "v": 1,
-//	  "time": "2026-11-24T20:15:00.123456Z",
-//	  "events": [
-//	    {
-//	      "id": "0190b6f2-4d3a-7c51-8e07-5a1f0c2b9d44",
-//	      "aggregatetype": "order",
-//	      "aggregateid": "4711",
-//	      "type": "order.placed",
-//	      "payload": {"total": 12.50},
-//	      "headers": {"traceparent": "00-…"}
-//	    }
-//	  ]
-//	}
-//
-// A message with a single event may also be that event alone, with v and time
-// among its members: what json_build_object gives in SQL.
-//
-//	member          required  meaning
-//	v               no        version of this format, 1
-//	time            no        when the events happened, RFC 3339; else the commit's time
-//	id              yes       UUID
-//	aggregatetype   yes       string, not empty
-//	aggregateid     no        string or number, taken as written; absent: an event without key
-//	type            yes       string, not empty
-//	payload         no        any JSON value: its bytes, without space around it, are the payload
-//	payload_base64  no        instead of payload: any bytes in standard base64, line breaks allowed
-//	headers         no        object; a string stands for itself, a number or boolean for its text
-//
-// A member that is null is a member that is absent; without either payload the
-// event's payload is NULL. (The payload that is the JSON text null has to
-// travel in base64, and so has one with space around it.) An unknown member or
-// one given twice makes the message malformed: a misspelt name must not lose
-// data in silence.
 
 // messages packs rows into as few messages as MaxMessage allows, in order.
 func messages(rows []row, now time.Time) []string {
