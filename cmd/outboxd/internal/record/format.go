@@ -2,7 +2,6 @@ package record
 
 import (
 	"fmt"
-	"slices"
 	"sync/atomic"
 
 	"github.com/outboxd/outboxd/publisher"
@@ -62,11 +61,6 @@ func (f *Format) Record(ev *Event, arena *Arena) (*publisher.Record, error) {
 	if skipped > 0 {
 		f.skipped.Add(uint64(skipped))
 	}
-	if f.broker == RabbitMQ {
-		if err := checkShortStrings(r); err != nil {
-			return nil, err
-		}
-	}
 	return r, nil
 }
 
@@ -102,21 +96,6 @@ func appendMarks(h []publisher.Header, ev *Event) []publisher.Header {
 		h = append(h, publisher.Header{Name: headerRetried, Value: yes})
 	}
 	return h
-}
-
-// checkShortStrings finds what does not fit into AMQP 0-9-1. The client would
-// refuse it with an error that says neither which nor why.
-func checkShortStrings(r *publisher.Record) error {
-	for _, p := range []struct{ name, text string }{{"id", r.ID}, {"type", r.Type}, {"content type", r.ContentType}} {
-		if len(p.text) > maxShortString {
-			return poison(ReasonBadRecord, "the %s has %d bytes, a message property of AMQP holds %d", p.name, len(p.text), maxShortString)
-		}
-	}
-	i := slices.IndexFunc(r.Headers, func(h publisher.Header) bool { return len(h.Name) > maxShortString })
-	if i >= 0 {
-		return poison(ReasonBadHeader, "a header's name has %d bytes, AMQP allows %d: %.40q…", len(r.Headers[i].Name), maxShortString, r.Headers[i].Name)
-	}
-	return nil
 }
 
 // badHeaders is the outcome of an event whose headers cannot be read.

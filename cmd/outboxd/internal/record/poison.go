@@ -6,8 +6,9 @@ import (
 	"github.com/outboxd/outboxd/publisher"
 )
 
-// The reasons of the *publisher.PoisonError that Format.Record returns. They
-// are stable: metrics, listings and alerts use them.
+// The reasons of a *publisher.PoisonError that is found before a broker is
+// asked. They are stable: metrics, listings and alerts use them. What only a
+// broker's protocol forbids (sizes, the names of headers) its backend finds.
 const (
 	// ReasonMissingKey: the aggregate id is NULL and Options.AllowUnkeyed is
 	// not set.
@@ -18,11 +19,10 @@ const (
 	// ReasonBadTopic: the template gave a name that no topic can have, or no
 	// routing key can be.
 	ReasonBadTopic = "bad_topic"
-	// ReasonBadHeader: the headers column is not a JSON object, or a header's
-	// name does not fit into the broker's protocol.
+	// ReasonBadHeader: the headers column is not a JSON object.
 	ReasonBadHeader = "bad_header"
-	// ReasonBadRecord: the id or the type does not fit into a message
-	// property.
+	// ReasonBadRecord: the bytes of a column are not of its type. Who fills an
+	// Event finds that, before Format.Record is called.
 	ReasonBadRecord = "bad_record"
 )
 

@@ -8,9 +8,8 @@ import (
 const (
 	// maxTopic is the longest name of a Kafka topic, in bytes.
 	maxTopic = 249
-	// maxShortString is the longest short string of AMQP 0-9-1, in bytes:
-	// routing keys, message ids, types and the names of headers.
-	maxShortString = 255
+	// maxRoutingKey is the longest routing key of AMQP 0-9-1, in bytes.
+	maxRoutingKey = 255
 )
 
 // topicProblem says why b cannot be a topic of the broker, or a routing key;
@@ -36,8 +35,8 @@ func (b Broker) topicProblem(name []byte) string {
 }
 
 func routingKeyProblem(key []byte) string {
-	if len(key) > maxShortString {
-		return fmt.Sprintf("it has %d bytes, AMQP allows %d", len(key), maxShortString)
+	if len(key) > maxRoutingKey {
+		return fmt.Sprintf("it has %d bytes, AMQP allows %d", len(key), maxRoutingKey)
 	}
 	if !utf8.Valid(key) {
 		return "it is not valid UTF-8"
@@ -79,7 +78,7 @@ func (b Broker) templateProblem(t *template) string {
 	}
 	limit := maxTopic
 	if b == RabbitMQ {
-		limit = maxShortString
+		limit = maxRoutingKey
 	}
 	switch {
 	case literals > limit:

@@ -88,41 +88,6 @@ func TestTopicOfAnEvent(t *testing.T) {
 	}
 }
 
-func TestShortStringsOfAMQP(t *testing.T) {
-	long := []byte(strings.Repeat("x", 256))
-	header := `{"` + string(long) + `": "v"}`
-	for _, test := range []struct {
-		name           string
-		change         func(ev *record.Event, n int)
-		reason, detail string
-	}{
-		{"id", func(ev *record.Event, n int) { ev.ID = long[:n] }, record.ReasonBadRecord, "the id has 256 bytes"},
-		{"type", func(ev *record.Event, n int) { ev.Type = long[:n] }, record.ReasonBadRecord, "the type has 256 bytes"},
-		{"content type", func(ev *record.Event, n int) {
-			ev.Headers = []byte(`{"content-type": "` + string(long[:n]) + `"}`)
-		}, record.ReasonBadRecord, "the content type has 256 bytes"},
-		{"header", func(ev *record.Event, n int) {
-			ev.Headers = []byte(strings.Replace(header, string(long), string(long[:n]), 1))
-		}, record.ReasonBadHeader, "name has 256 bytes"},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			rabbit := mustFormat(t, record.Options{Broker: record.RabbitMQ, Pipeline: "shop", Topic: "k"})
-			kafka := mustFormat(t, record.Options{Pipeline: "shop", Topic: "k"})
-			ev := order()
-			test.change(ev, 255)
-			if _, err := rabbit.Record(ev, new(record.Arena)); err != nil {
-				t.Errorf("255 bytes: %v", err)
-			}
-			test.change(ev, 256)
-			_, err := rabbit.Record(ev, new(record.Arena))
-			wantPoison(t, err, test.reason, test.detail)
-			if _, err := kafka.Record(ev, new(record.Arena)); err != nil {
-				t.Errorf("Kafka: %v", err)
-			}
-		})
-	}
-}
-
 // Whatever a template and an event hold, the result is a legal topic or no
 // record, and an event's text is never read as a template.
 func FuzzTopic(f *testing.F) {
