@@ -31,6 +31,8 @@ type Emitted struct {
 	// Payload is what was written, byte for byte; nil is a NULL payload. It
 	// may lie within the content that was decoded.
 	Payload []byte
+	// JSON says that Payload is JSON text in UTF-8; it is false for NULL.
+	JSON bool
 	// Headers are in the order of the message. Names may repeat.
 	Headers []Header
 }
@@ -155,6 +157,7 @@ func decodeEvent(members [][]byte) (e Emitted, err error) {
 	if e.Payload, err = decodePayload(payload, encoded); err != nil {
 		return e, err
 	}
+	e.JSON = payload != nil || isJSON(e.Payload)
 	if e.Headers, err = decodeHeaders(headers); err != nil {
 		return e, fmt.Errorf("headers: %w", err)
 	}

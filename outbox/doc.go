@@ -59,7 +59,8 @@
 //   - Nothing can be read again. There is no replay, and what was emitted while
 //     no replication slot existed is lost.
 //   - Any role that may log in may emit, in anyone's name, unless EXECUTE on
-//     pg_logical_emit_message is revoked from PUBLIC.
+//     pg_logical_emit_message is revoked from PUBLIC and granted to those who
+//     should. (SQL then has the function outboxd.emit, which setup makes.)
 //   - Tests cannot look at it within the transaction (see package outboxtest).
 //
 // Take Write unless you know that you need the other. Both may be used side by
@@ -67,7 +68,7 @@
 //
 // Both take one round trip for any number of events: pass all events of a
 // transaction to a single call where that is easy. They work through PgBouncer
-// in transaction mode.
+// in transaction mode; with database/sql that depends on the driver's settings.
 //
 // # A table that exists already
 //

@@ -3,11 +3,13 @@ package outbox_test
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
 
@@ -131,6 +133,9 @@ func checkEmitted(t *testing.T, got outbox.Emitted, id outbox.ID, e outbox.Event
 	}
 	if e.Payload == nil && got.Payload != nil {
 		t.Errorf("NULL payload is decoded as %q", got.Payload)
+	}
+	if want := json.Valid(got.Payload) && utf8.Valid(got.Payload); got.JSON != want {
+		t.Errorf("payload %.60q: JSON is %v, want %v", got.Payload, got.JSON, want)
 	}
 	headers := make(map[string]string)
 	for _, h := range got.Headers {

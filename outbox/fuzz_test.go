@@ -120,6 +120,9 @@ func compareNaive(t *testing.T, e outbox.Emitted, n naiveEvent) {
 	if !bytes.Equal(e.Payload, payload) || (e.Payload == nil) != (payload == nil) {
 		t.Errorf("payload %q, encoding/json has %q", e.Payload, payload)
 	}
+	if e.JSON != (json.Valid(payload) && utf8.Valid(payload)) {
+		t.Errorf("payload %q: JSON is %v", payload, e.JSON)
+	}
 	if e.Unkeyed != (n.AggregateID == nil || string(n.AggregateID) == "null") || !e.Unkeyed && e.AggregateID != scalar(n.AggregateID) {
 		t.Errorf("aggregate id %q, encoding/json has %s", e.AggregateID, n.AggregateID)
 	}

@@ -20,6 +20,8 @@ func checkJSON(text []byte) error {
 	return nil
 }
 
+func isJSON(text []byte) bool { return utf8.Valid(text) && json.Valid(text) }
+
 // present returns value without the space around it, and nil for null.
 func present(value []byte) []byte {
 	s := scanner{buf: value}

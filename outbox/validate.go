@@ -173,13 +173,13 @@ func (c *checker) checkPayload(payload []byte, raw bool) {
 	if c.to == forMessage || c.table.payloadType() == Bytea {
 		return // both carry any bytes
 	}
-	isJSON := c.table.payloadType() != Text
+	wantJSON := c.table.payloadType() != Text
 	switch {
 	case raw && !utf8.Valid(payload):
 		c.add("Payload", "is not valid UTF-8 (binary payloads need a bytea column, Table.Payload)")
-	case raw && isJSON && !json.Valid(payload):
+	case raw && wantJSON && !json.Valid(payload):
 		c.add("Payload", "is not JSON: %v", syntaxError(payload))
-	case raw && !isJSON && bytes.IndexByte(payload, 0) >= 0:
+	case raw && !wantJSON && bytes.IndexByte(payload, 0) >= 0:
 		c.add("Payload", "holds a NUL byte")
 	case c.table.payloadType() == JSONB:
 		if escape := badEscape(payload); escape != "" {

@@ -4,7 +4,6 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"time"
-	"unicode/utf8"
 )
 
 // MessagePrefix is the prefix of the logical messages that carry events. The
@@ -74,7 +73,7 @@ func appendEvent(dst []byte, r *row) []byte {
 // embeddable reports whether a reader of the message gets back exactly payload
 // when it stands there as it is.
 func embeddable(payload []byte) bool {
-	if !json.Valid(payload) || !utf8.Valid(payload) {
+	if !isJSON(payload) {
 		return false
 	}
 	s := scanner{buf: payload}

@@ -142,7 +142,7 @@ func hint(err error) string {
 	case "42804": // datatype_mismatch
 		return " (Table.Payload must be the type of the payload column)"
 	case "42501": // insufficient_privilege
-		return " (grant the service's role with outboxd setup --app-role)"
+		return " (grant it to the service's role: outboxd setup --app-role)"
 	}
 	return ""
 }
