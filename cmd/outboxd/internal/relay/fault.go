@@ -59,6 +59,9 @@ const (
 	codeInvariant      = "invariant"
 )
 
+// Classify says what err means to a process that has just started.
+func Classify(err error) Fault { return classify(err, history{}) }
+
 // history says what has worked in this process: the login and the checks of
 // the database, and the opening of the broker.
 type history struct{ source, broker bool }
@@ -101,10 +104,12 @@ func classify(err error, worked history) Fault {
 }
 
 func brokerConfigFault(err *publisher.ConfigError, worked bool) Fault {
-	if err.Code != "auth" {
-		return Fault{Class: Fatal, Code: "broker_config", Exit: ExitConfig, Fix: "correct --broker"}
+	f := Fault{Class: Fatal, Code: "broker_config", Exit: ExitConfig, Fix: "correct --broker"}
+	if err.Code == "auth" {
+		f = Fault{Class: Fatal, Code: "broker_authentication", Exit: ExitPermission, Fix: "correct the user and the password of --broker"}
 	}
-	f := Fault{Class: Fatal, Code: "broker_authentication", Exit: ExitPermission, Fix: "correct the user and the password of --broker"}
+	// The flags have not changed since: a file may have (a certificate that is
+	// being renewed), or the broker's users.
 	if worked {
 		f.Class = RetryLate
 	}
