@@ -3,7 +3,9 @@ package publishertest
 import (
 	"context"
 	"net"
+	"os"
 	"sync"
+	"time"
 )
 
 // Line is a network for a backend's Dial option whose connections can be
@@ -22,7 +24,7 @@ func (l *Line) Dial(ctx context.Context, network, addr string) (net.Conn, error)
 	if err != nil {
 		return nil, err
 	}
-	c := &lineConn{Conn: conn, line: l, closed: make(chan struct{})}
+	c := &lineConn{Conn: conn, line: l, closed: make(chan struct{}), deadlines: make(chan time.Time, 1)}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.open == nil {
@@ -33,8 +35,8 @@ func (l *Line) Dial(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
 // Stall holds every Write of every connection, also of those still to be
-// dialed, until resume is called (once or more) or the connection is closed.
-// What was held on a connection that was closed is never sent.
+// dialed, until resume is called (once or more), the connection is closed or
+// its write deadline passes. What a Write held that failed is never sent.
 func (l *Line) Stall() (resume func()) {
 	stalled := make(chan struct{})
 	l.mu.Lock()
@@ -63,9 +65,10 @@ func (l *Line) Cut() {
 
 type lineConn struct {
 	net.Conn
-	line   *Line
-	once   sync.Once
-	closed chan struct{}
+	line      *Line
+	once      sync.Once
+	closed    chan struct{}
+	deadlines chan time.Time // the newest write deadline that no Write has seen
 }
 
 func (c *lineConn) Write(p []byte) (int, error) {
@@ -73,13 +76,50 @@ func (c *lineConn) Write(p []byte) (int, error) {
 	stalled := c.line.stalled
 	c.line.mu.Unlock()
 	if stalled != nil {
-		select {
-		case <-stalled:
-		case <-c.closed:
-			return 0, net.ErrClosed
+		if err := c.hold(stalled); err != nil {
+			return 0, err
 		}
 	}
 	return c.Conn.Write(p)
+}
+
+func (c *lineConn) hold(stalled <-chan struct{}) error {
+	timer := time.NewTimer(0)
+	timer.Stop()
+	defer timer.Stop()
+	for {
+		select {
+		case <-stalled:
+			return nil
+		case <-c.closed:
+			return net.ErrClosed
+		case <-timer.C:
+			return os.ErrDeadlineExceeded
+		case t := <-c.deadlines:
+			timer.Stop()
+			if !t.IsZero() {
+				timer.Reset(time.Until(t))
+			}
+		}
+	}
+}
+
+// SetWriteDeadline passes t on, and to the Write that is held or will be.
+func (c *lineConn) SetWriteDeadline(t time.Time) error {
+	for {
+		select {
+		case c.deadlines <- t:
+			return c.Conn.SetWriteDeadline(t)
+		case <-c.deadlines: // an older one
+		}
+	}
+}
+
+func (c *lineConn) SetDeadline(t time.Time) error {
+	if err := c.SetWriteDeadline(t); err != nil {
+		return err
+	}
+	return c.Conn.SetReadDeadline(t)
 }
 
 func (c *lineConn) Close() error {

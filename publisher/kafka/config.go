@@ -1,0 +1,298 @@
+package kafka
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/url"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/sasl"
+	"github.com/twmb/franz-go/pkg/sasl/plain"
+	"github.com/twmb/franz-go/pkg/sasl/scram"
+
+	"github.com/outboxd/outboxd/publisher"
+)
+
+const (
+	// DefaultPort is used for brokers without one.
+	DefaultPort = "9092"
+	// DefaultClientID is what the broker's logs and quotas see.
+	DefaultClientID = "outboxd"
+	// DefaultCompression costs least per byte saved.
+	DefaultCompression = "snappy"
+	// DefaultLanes is how many windows are on their way at a time.
+	DefaultLanes = 4
+	// DefaultWindowRecords bounds the records of one window.
+	DefaultWindowRecords = 4096
+	// DefaultWindowBytes bounds the bytes of one window. A publisher holds
+	// two windows a lane: 16 MiB with the defaults, and what single records
+	// are larger than a window.
+	DefaultWindowBytes = 2 << 20
+	// DialTimeout bounds one connection attempt with its TLS handshake.
+	DialTimeout = 10 * time.Second
+)
+
+// Config says how to reach a cluster and how to publish. The zero value of
+// every field but Brokers is a documented default.
+type Config struct {
+	// Brokers are the seed addresses, host:port. Required.
+	Brokers []string
+	// ClientID defaults to DefaultClientID.
+	ClientID string
+
+	// TLS encrypts. The fields below it require it.
+	TLS bool
+	// CAFile holds the authorities to trust, PEM. Empty: the system's.
+	CAFile string
+	// CertFile and KeyFile are the client's certificate, PEM, both or none.
+	CertFile, KeyFile string
+	// ServerName is expected in the broker's certificate. Empty: the host.
+	ServerName string
+	// Insecure accepts any certificate.
+	Insecure bool
+
+	// SASL is plain, scram-sha-256 or scram-sha-512; empty: no login.
+	SASL string
+	// User and Password are the login. Password is never printed.
+	User, Password string
+	// PasswordFile is read at Open instead of Password; a trailing newline is
+	// dropped.
+	PasswordFile string
+
+	// Compression is none, gzip, snappy, lz4 or zstd. Empty:
+	// DefaultCompression.
+	Compression string
+	// Lanes is over how many clients the partitions are spread. Zero:
+	// DefaultLanes.
+	Lanes int
+	// WindowRecords and WindowBytes bound a window. Zero: the defaults.
+	WindowRecords, WindowBytes int
+	// MaxMessageBytes is taken for the max.message.bytes of every topic. Zero:
+	// the cluster is asked for each topic.
+	MaxMessageBytes int
+
+	// CreateTopics creates topics that are missing.
+	CreateTopics bool
+	// Partitions and ReplicationFactor are those of created topics. Zero: the
+	// broker's default.
+	Partitions, ReplicationFactor int
+
+	// Dial replaces the dialer, below the guard and TLS.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+	// Logger takes the rare warnings. Nil: none.
+	Logger *slog.Logger
+}
+
+var (
+	compressions = []string{"none", "gzip", "snappy", "lz4", "zstd"}
+	mechanisms   = []string{"plain", "scram-sha-256", "scram-sha-512"}
+)
+
+// withDefaults returns c with its zero values replaced.
+func (c Config) withDefaults() Config {
+	if c.ClientID == "" {
+		c.ClientID = DefaultClientID
+	}
+	if c.Compression == "" {
+		c.Compression = DefaultCompression
+	}
+	if c.Lanes == 0 {
+		c.Lanes = DefaultLanes
+	}
+	if c.WindowRecords == 0 {
+		c.WindowRecords = DefaultWindowRecords
+	}
+	if c.WindowBytes == 0 {
+		c.WindowBytes = DefaultWindowBytes
+	}
+	if c.Dial == nil {
+		c.Dial = (&net.Dialer{}).DialContext
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c
+}
+
+// Validate returns a *publisher.ConfigError that names everything that is
+// wrong with c, or nil. It reads no file.
+func (c Config) Validate() error {
+	var wrong []error
+	bad := func(broken bool, format string, args ...any) {
+		if broken {
+			wrong = append(wrong, fmt.Errorf(format, args...))
+		}
+	}
+	bad(len(c.Brokers) == 0, "no broker address")
+	for _, b := range c.Brokers {
+		_, _, err := net.SplitHostPort(b)
+		bad(err != nil, "broker address %q is not host:port", b)
+	}
+	bad(c.Compression != "" && !slices.Contains(compressions, c.Compression),
+		"compression %q is none of %s", c.Compression, strings.Join(compressions, ", "))
+	bad(c.SASL != "" && !slices.Contains(mechanisms, c.SASL),
+		"sasl %q is none of %s", c.SASL, strings.Join(mechanisms, ", "))
+	bad(c.SASL != "" && c.User == "", "sasl %s needs a user", c.SASL)
+	bad(c.SASL == "" && (c.User != "" || c.Password != "" || c.PasswordFile != ""),
+		"a user or password is given and no mechanism: add sasl=%s", strings.Join(mechanisms, "|"))
+	bad(c.Password != "" && c.PasswordFile != "", "both a password and a password file are given")
+	bad((c.CertFile == "") != (c.KeyFile == ""), "cert and key are given together or not at all")
+	bad(!c.TLS && (c.CAFile != "" || c.CertFile != "" || c.ServerName != "" || c.Insecure),
+		"ca, cert, key, server_name and insecure need tls=true")
+	bad(!c.CreateTopics && (c.Partitions != 0 || c.ReplicationFactor != 0),
+		"partitions and replication_factor need create_topics=true")
+	bad(c.Lanes < 0 || c.Lanes > 64, "lanes %d is not within 1 and 64", c.Lanes)
+	bad(c.WindowRecords < 0 || c.WindowBytes < 0 || c.MaxMessageBytes < 0, "a size is negative")
+	bad(c.Partitions < 0 || c.ReplicationFactor < 0 || c.ReplicationFactor > 1<<15-1 || c.Partitions > 1<<31-1,
+		"partitions or replication_factor is out of range")
+	if len(wrong) == 0 {
+		return nil
+	}
+	return &publisher.ConfigError{Code: "config", Detail: "kafka configuration", Err: errors.Join(wrong...)}
+}
+
+// String is the URL of c, without the password.
+func (c Config) String() string {
+	var b strings.Builder
+	b.WriteString("kafka")
+	if c.TLS {
+		b.WriteString("+tls")
+	}
+	b.WriteString("://")
+	if c.User != "" {
+		b.WriteString(url.PathEscape(c.User))
+		if c.Password != "" {
+			b.WriteString(":xxxxx")
+		}
+		b.WriteByte('@')
+	}
+	b.WriteString(strings.Join(c.Brokers, ","))
+	query := url.Values{}
+	for _, p := range parameters {
+		if v := p.get(&c); v != "" && p.name != "tls" && p.name != "user" {
+			query.Set(p.name, v)
+		}
+	}
+	if len(query) > 0 {
+		b.WriteString("?" + query.Encode())
+	}
+	return b.String()
+}
+
+// options are those of every client of a publisher.
+func (c Config) options() ([]kgo.Opt, error) {
+	opts := []kgo.Opt{
+		kgo.SeedBrokers(c.Brokers...),
+		kgo.ClientID(c.ClientID),
+		kgo.DisableClientMetrics(),
+		// A leader that moved is found after this, not after the 5 s default.
+		kgo.MetadataMinAge(250 * time.Millisecond),
+		kgo.MetadataMaxAge(time.Minute),
+	}
+	if c.SASL == "" {
+		return opts, nil
+	}
+	password := c.Password
+	if c.PasswordFile != "" {
+		b, err := os.ReadFile(c.PasswordFile)
+		if err != nil {
+			return nil, &publisher.ConfigError{Code: "config", Detail: "read password_file", Err: err}
+		}
+		password = strings.TrimRight(string(b), "\r\n")
+	}
+	var mechanism sasl.Mechanism
+	switch c.SASL {
+	case "plain":
+		mechanism = plain.Auth{User: c.User, Pass: password}.AsMechanism()
+	case "scram-sha-256":
+		mechanism = scram.Auth{User: c.User, Pass: password}.AsSha256Mechanism()
+	case "scram-sha-512":
+		mechanism = scram.Auth{User: c.User, Pass: password}.AsSha512Mechanism()
+	}
+	return append(opts, kgo.SASL(mechanism)), nil
+}
+
+func (c Config) codec() kgo.CompressionCodec {
+	switch c.Compression {
+	case "gzip":
+		return kgo.GzipCompression()
+	case "snappy":
+		return kgo.SnappyCompression()
+	case "lz4":
+		return kgo.Lz4Compression()
+	case "zstd":
+		return kgo.ZstdCompression()
+	}
+	return kgo.NoCompression()
+}
+
+// tlsConfig returns nil without TLS.
+func (c Config) tlsConfig() (*tls.Config, error) {
+	if !c.TLS {
+		return nil, nil
+	}
+	t := &tls.Config{
+		MinVersion:         tls.VersionTLS12,
+		ServerName:         c.ServerName,
+		InsecureSkipVerify: c.Insecure,
+	}
+	if c.CAFile != "" {
+		pem, err := os.ReadFile(c.CAFile)
+		if err != nil {
+			return nil, &publisher.ConfigError{Code: "config", Detail: "read ca", Err: err}
+		}
+		t.RootCAs = x509.NewCertPool()
+		if !t.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, &publisher.ConfigError{Code: "config", Detail: "read ca: no certificate in " + strconv.Quote(c.CAFile)}
+		}
+	}
+	if c.CertFile != "" {
+		cert, err := tls.LoadX509KeyPair(c.CertFile, c.KeyFile)
+		if err != nil {
+			return nil, &publisher.ConfigError{Code: "config", Detail: "read cert and key", Err: err}
+		}
+		t.Certificates = []tls.Certificate{cert}
+	}
+	return t, nil
+}
+
+// dialer connects, asks guard before every write to the socket, and puts TLS
+// above that: a write that the guard refuses has not left this host.
+func (c Config) dialer(guard publisher.Guard) (func(ctx context.Context, network, addr string) (net.Conn, error), error) {
+	base, err := c.tlsConfig()
+	if err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		ctx, cancel := context.WithTimeout(ctx, DialTimeout)
+		defer cancel()
+		conn, err := c.Dial(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		conn = publisher.GuardConn(conn, guard)
+		if base == nil {
+			return conn, nil
+		}
+		t := base.Clone()
+		if t.ServerName == "" {
+			t.ServerName, _, _ = net.SplitHostPort(addr)
+		}
+		secure := tls.Client(conn, t)
+		if err := secure.HandshakeContext(ctx); err != nil {
+			_ = conn.Close()
+			return nil, fmt.Errorf("tls handshake with %s: %w", addr, err)
+		}
+		return secure, nil
+	}, nil
+}

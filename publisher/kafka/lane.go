@@ -1,0 +1,249 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/outboxd/outboxd/publisher"
+)
+
+// suspicion is after how long without an answer a lane asks whether the topics
+// of its window still exist: the client waits for a missing topic for ever.
+const suspicion = 5 * time.Second
+
+// lane sends the records of some partitions, window after window.
+type lane struct {
+	pub    *Publisher
+	client *kgo.Client
+	once   sync.Once // closes client
+	warm   map[*topic]bool
+
+	wake chan struct{} // the filling window got a record, or the lane was shut
+	room chan struct{} // the filling window was taken, or the lane was shut
+
+	mu      sync.Mutex
+	filling *window
+	spare   *window // nil while it is on its way
+	ended   bool    // nothing may be added
+}
+
+func newLane(p *Publisher) *lane {
+	return &lane{
+		pub:     p,
+		warm:    make(map[*topic]bool),
+		wake:    make(chan struct{}, 1),
+		room:    make(chan struct{}, 1),
+		filling: &window{batch: make(map[place]int)},
+		spare:   &window{batch: make(map[place]int)},
+	}
+}
+
+// options are those that make a client fit for a lane.
+func (l *lane) options() []kgo.Opt {
+	topics := &l.pub.topics
+	return []kgo.Opt{
+		kgo.RequiredAcks(kgo.AllISRAcks()),
+		kgo.ManualFlushing(),
+		kgo.MaxBufferedRecords(l.pub.config.WindowRecords + 1),
+		kgo.ProducerBatchCompression(l.pub.config.codec()),
+		kgo.ProducerBatchMaxBytesFn(topics.batchMax),
+		kgo.RecordPartitioner(kgo.BasicConsistentPartitioner(func(name string) func(*kgo.Record, int) int {
+			t := topics.get(name)
+			return func(r *kgo.Record, n int) int {
+				topics.seen(t, n)
+				return int(r.Partition)
+			}
+		})),
+		// A missing topic is found by asking, not by an error that would come
+		// for a topic that is only slow to appear.
+		kgo.UnknownTopicRetries(-1),
+		kgo.StopProducerOnDataLossDetected(),
+	}
+}
+
+func (l *lane) closeClient() { l.once.Do(l.client.Close) }
+
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// add puts r into the filling window, and waits for room there.
+func (l *lane) add(ctx context.Context, r *publisher.Record, t *topic, partition int32, preset error) error {
+	pl, size := place{t, partition}, recordSize(r)
+	for {
+		l.mu.Lock()
+		if l.ended {
+			l.mu.Unlock()
+			return l.pub.declined()
+		}
+		if l.filling.fits(&l.pub.config, pl, size) {
+			l.filling.add(r, pl, size, preset)
+			l.mu.Unlock()
+			signal(l.wake)
+			return nil
+		}
+		l.mu.Unlock()
+		select {
+		case <-l.room:
+		case <-ctx.Done():
+			return fmt.Errorf("wait for room: %w", context.Cause(ctx))
+		}
+	}
+}
+
+// shut keeps records from being added. Those that were are still sent.
+func (l *lane) shut() {
+	l.mu.Lock()
+	l.ended = true
+	l.mu.Unlock()
+	signal(l.wake)
+	signal(l.room)
+}
+
+// run sends windows until the lane is shut and empty, or the publisher broken.
+func (l *lane) run() {
+	for {
+		w := l.take()
+		if w == nil {
+			return
+		}
+		l.send(w)
+		w.reset()
+		l.mu.Lock()
+		l.spare = w
+		l.mu.Unlock()
+	}
+}
+
+// take waits for a window with records. It returns nil when there will be
+// none.
+func (l *lane) take() *window {
+	for {
+		broken := l.pub.broken.Err() != nil
+		if broken {
+			l.shut()
+		}
+		l.mu.Lock()
+		w, ended := l.filling, l.ended
+		if w.n > 0 {
+			l.filling, l.spare = l.spare, nil
+			l.mu.Unlock()
+			signal(l.room)
+			return w
+		}
+		l.mu.Unlock()
+		if ended {
+			return nil
+		}
+		select {
+		case <-l.wake:
+		case <-l.pub.broken.Done():
+		}
+	}
+}
+
+// send publishes w and reports what became of each record.
+func (l *lane) send(w *window) {
+	slots := w.used()
+	if l.pub.broken.Err() != nil {
+		l.abort(slots)
+		return
+	}
+	l.pub.stats.windows.Add(1)
+	good := slots
+	for i, s := range slots {
+		if s.preset != nil {
+			good = slots[:i]
+			break
+		}
+	}
+	// The first record of a topic goes alone: before the client knows the
+	// partitions, it would send a second batch of one behind the first.
+	cold := l.cold(good)
+	if len(cold) > 0 {
+		l.flush(cold)
+	}
+	if l.pub.broken.Err() == nil && !anyFailed(cold) {
+		l.flush(unsent(good))
+	}
+	l.settle(slots)
+}
+
+// cold returns the first record of every topic that this lane's client has not
+// published to.
+func (l *lane) cold(slots []*slot) []*slot {
+	var cold []*slot
+	for _, s := range slots {
+		if !l.warm[s.topic] {
+			l.warm[s.topic] = true
+			cold = append(cold, s)
+		}
+	}
+	return cold
+}
+
+func unsent(slots []*slot) []*slot {
+	if len(slots) > 0 && !slots[0].sent {
+		return slots
+	}
+	var rest []*slot
+	for _, s := range slots {
+		if !s.sent {
+			rest = append(rest, s)
+		}
+	}
+	return rest
+}
+
+func anyFailed(slots []*slot) bool {
+	return slices.ContainsFunc(slots, func(s *slot) bool { return s.err != nil })
+}
+
+// flush sends slots and returns when each has its answer. Only closing the
+// client cuts it short.
+func (l *lane) flush(slots []*slot) {
+	if len(slots) == 0 {
+		return
+	}
+	for _, s := range slots {
+		l.client.Produce(context.Background(), s.fill(), s.promise)
+	}
+	for {
+		ctx, cancel := context.WithTimeout(context.Background(), suspicion)
+		err := l.client.Flush(ctx)
+		cancel()
+		if err == nil {
+			return
+		}
+		l.suspect(slots)
+	}
+}
+
+// suspect asks after the topics of slots, and gives up when one is gone.
+func (l *lane) suspect(slots []*slot) {
+	ctx, cancel := context.WithTimeout(l.pub.severed, suspicion)
+	defer cancel()
+	asked := make(map[*topic]bool)
+	for _, s := range slots {
+		if asked[s.topic] {
+			continue
+		}
+		asked[s.topic] = true
+		_, err := l.pub.topics.count(ctx, s.topic.name)
+		if errors.Is(err, kerr.UnknownTopicOrPartition) {
+			l.pub.fail(l.pub.topics.explain(err, s.topic.name))
+			l.closeClient()
+			return
+		}
+	}
+}
