@@ -119,8 +119,8 @@ func (id *ID) UnmarshalText(text []byte) error {
 // statement.
 func (id ID) Value() (driver.Value, error) { return id.String(), nil }
 
-// Scan reads a uuid column: its text, as string or bytes. NULL is an error;
-// scan into an *ID variable's address, a **ID, where it may occur.
+// Scan reads a uuid column: its text, as string or bytes. NULL is an error:
+// where it may occur, scan into a variable of type *ID.
 func (id *ID) Scan(src any) error {
 	switch src := src.(type) {
 	case string:

@@ -1,6 +1,7 @@
 package outbox
 
 import (
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -26,6 +27,25 @@ func TestTicksFollowTheClockAndNeverGoBack(t *testing.T) {
 		if got := nextTick(&last, step.now); got != step.want {
 			t.Errorf("%s: tick %d, want %d", step.why, got-first, step.want-first)
 		}
+	}
+}
+
+func TestNoTickIsUsedTwice(t *testing.T) {
+	const goroutines, each = 4, 200_000
+	noon := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
+	var last atomic.Int64
+	var wg sync.WaitGroup
+	for range goroutines {
+		wg.Go(func() {
+			for range each {
+				nextTick(&last, noon)
+			}
+		})
+	}
+	wg.Wait()
+	// The clock stands still, so each call must have moved the tick by one.
+	if got, want := last.Load()-noon.UnixMilli()*ticksPerMilli, int64(goroutines*each-1); got != want {
+		t.Errorf("%d calls moved the tick to %d, want %d", goroutines*each, got, want)
 	}
 }
 
