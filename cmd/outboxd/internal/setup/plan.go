@@ -34,7 +34,7 @@ func plan(s *settings, st *state) ([]step, error) {
 	if err != nil {
 		return nil, err
 	}
-	steps := []step{{migration, fmt.Sprintf("schema outboxd, version %d", migrations.Latest()), "created", script}}
+	steps := []step{{migration, fmt.Sprintf("schema outboxd, version %d", migrations.Latest()), "migrated", script}}
 	steps = append(steps, tableStep(s, st), publicationStep(s, st))
 	if s.relayRole != "" {
 		steps = append(steps, step{inTransaction, fmt.Sprintf("privileges of the relay's role %q", s.relayRole), "granted", relaySQL(s, st)})
@@ -50,9 +50,9 @@ func tableStep(s *settings, st *state) step {
 	case st.table == nil:
 		name := st.publisher(s)
 		return step{inTransaction, fmt.Sprintf("table %s: %d partitions of %s, rows kept for %s at least; function outboxd.%s", s.Table(),
-			s.ring.Buckets, s.ring.Width, s.ring.Holds(), name), "created", s.tableSQL(name)}
+			s.ring.Buckets, short(s.ring.Width), short(s.ring.Holds()), name), "created", s.tableSQL(name)}
 	case st.ring != nil:
-		return step{inTransaction, fmt.Sprintf("table %s: rows kept for %s at least", s.Table(), st.ring.Holds()), "", ""}
+		return step{inTransaction, fmt.Sprintf("table %s: rows kept for %s at least", s.Table(), short(st.ring.Holds())), "", ""}
 	}
 	return step{inTransaction, fmt.Sprintf("table %s: not made here, so its rows stay until you delete them", s.Table()), "", ""}
 }

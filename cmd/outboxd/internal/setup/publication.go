@@ -19,9 +19,9 @@ type publication struct {
 	listed          bool     // by name
 	filtered        bool     // with a row filter
 	columns         []string // nil: all
-	others          int      // further tables and schemas in it
+	others          int      // further tables in it
+	schemas         int      // whole schemas in it
 	allTables       bool
-	mayOwn          bool
 }
 
 func readPublication(ctx context.Context, conn *pgx.Conn, major int, s *settings, t *table) (*publication, error) {
@@ -43,11 +43,10 @@ func readPublication(ctx context.Context, conn *pgx.Conn, major int, s *settings
 	var schema bool
 	err := conn.QueryRow(ctx, `
 		SELECT p.pubinsert, p.pubviaroot, p.puballtables, r.oid IS NOT NULL, `+inSchema+`, `+filter+`, `+lists+`,
-		       (SELECT count(*) FROM pg_publication_rel o WHERE o.prpubid = p.oid AND o.prrelid <> $2) + `+schemas+`,
-		       pg_has_role(p.pubowner, 'USAGE')
+		       (SELECT count(*) FROM pg_publication_rel o WHERE o.prpubid = p.oid AND o.prrelid <> $2), `+schemas+`
 		FROM pg_publication p LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = $2
 		WHERE p.pubname = $1`, s.Publication, oid).Scan(
-		&pub.insert, &pub.viaRoot, &pub.allTables, &pub.listed, &schema, &pub.filtered, &pub.columns, &pub.others, &pub.mayOwn)
+		&pub.insert, &pub.viaRoot, &pub.allTables, &pub.listed, &schema, &pub.filtered, &pub.columns, &pub.others, &pub.schemas)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, nil
 	}
@@ -99,9 +98,10 @@ func alterLocked(s *settings, alter string) string {
 	return fmt.Sprintf("BEGIN; LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE; %s; COMMIT;", s.sql(), alter)
 }
 
-// target is the table with its column list where the server knows them.
+// target is the table with its column list, where the server allows one: from
+// 15 on, and not beside whole schemas.
 func target(s *settings, st *state, columns []string) string {
-	if st.server.major() < 15 {
+	if st.server.major() < 15 || st.publication != nil && st.publication.schemas > 0 {
 		return s.sql()
 	}
 	quoted := make([]string, len(columns))

@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/outboxd/outboxd/cdc"
 	"github.com/outboxd/outboxd/cmd/outboxd/internal/retention"
 )
 
@@ -25,7 +26,6 @@ type table struct {
 type tableColumn struct {
 	typ       string // base type: a domain's is the type below it
 	generated bool
-	required  bool // NOT NULL without a default
 }
 
 func readTable(ctx context.Context, conn *pgx.Conn, names Identity) (*table, error) {
@@ -49,7 +49,7 @@ func readTable(ctx context.Context, conn *pgx.Conn, names Identity) (*table, err
 			UNION ALL
 			SELECT b.attnum, t.typbasetype FROM base b JOIN pg_type t ON t.oid = b.typid WHERE t.typtype = 'd'
 		)
-		SELECT a.attname, t.typname, a.attgenerated <> '', a.attnotnull AND NOT a.atthasdef AND a.attidentity = ''
+		SELECT a.attname, t.typname, a.attgenerated <> ''
 		FROM base b JOIN pg_type t ON t.oid = b.typid AND t.typtype <> 'd'
 		JOIN pg_attribute a ON a.attrelid = $1 AND a.attnum = b.attnum`, t.oid)
 	if err != nil {
@@ -57,7 +57,7 @@ func readTable(ctx context.Context, conn *pgx.Conn, names Identity) (*table, err
 	}
 	var name string
 	var col tableColumn
-	_, err = pgx.ForEachRow(rows, []any{&name, &col.typ, &col.generated, &col.required}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&name, &col.typ, &col.generated}, func() error {
 		t.columns[name] = col
 		return nil
 	})
@@ -88,11 +88,11 @@ func (t *table) check(s *settings, st *state) (p Problems) {
 		p = append(p, t.checkColumn(name, want)...)
 	}
 	if !t.mayOwn && (st.publication == nil || s.relayRole != "" || s.appRole != "") {
-		p.add("privilege", fmt.Sprintf("run setup as the owner of table %s, or give its owner's SQL to them: outboxd setup --print", name),
+		p.add(cdc.CodePrivilege, fmt.Sprintf("run setup as the owner of table %s, or give its owner's SQL to them: outboxd setup --print", name),
 			"role %q does not own table %s, which it takes to publish it and to grant on it", st.server.user, name)
 	}
 	if st.ring != nil && s.retention > st.ring.Holds() {
-		p.add("configuration", fmt.Sprintf("ask for --retention %s or less, or make another table", st.ring.Holds()),
+		p.add(cdc.CodeConfig, fmt.Sprintf("ask for --retention %s or less, or make another table", st.ring.Holds()),
 			"the partitions of table %s hold %s and cannot be changed; the retention asked for is %s", name, st.ring.Holds(), s.retention)
 	}
 	return p

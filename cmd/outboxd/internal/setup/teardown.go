@@ -137,7 +137,7 @@ func removals(ctx context.Context, conn *pgx.Conn, o TeardownOptions, s *setting
 	switch {
 	case onPublication > 0:
 		publication.keep = fmt.Sprintf("%d other pipelines read it", onPublication)
-	case st.publication != nil && (st.publication.others > 0 || st.publication.allTables):
+	case st.publication != nil && (st.publication.others > 0 || st.publication.schemas > 0 || st.publication.allTables):
 		publication.keep = "it publishes other tables too"
 	}
 	return []removal{
@@ -174,7 +174,7 @@ func confirm(pipeline string, removals []removal, in io.Reader, report *reporter
 			report.did("will drop", r.name)
 		}
 	}
-	fmt.Fprintf(report.out, "Events that are not relayed yet will not be. To go on, type the pipeline's name (%s): ", pipeline)
+	report.note(fmt.Sprintf("Events that are not relayed yet will not be. To go on, type the pipeline's name: %s", pipeline))
 	answer, err := bufio.NewReader(in).ReadString('\n')
 	if err != nil && !errors.Is(err, io.EOF) {
 		return fmt.Errorf("read the answer: %w", err)
