@@ -37,6 +37,9 @@ func fromEmitted(e *outbox.Emitted, m *outbox.Message, ev *record.Event) error {
 	ev.Type = []byte(e.Type)
 	ev.Payload = e.Payload
 	ev.PayloadKind = record.JSON
+	if e.Payload != nil && !e.JSON {
+		ev.PayloadKind = record.Binary
+	}
 	ev.Time = m.Time
 	var err error
 	ev.Headers, err = headerObject(e.Headers)

@@ -156,6 +156,7 @@ func emit(content string, ids ...string) message {
 const (
 	id1 = "0190d5a5-6c3a-7000-8000-000000000001"
 	id2 = "0190d5a5-6c3a-7000-8000-000000000002"
+	id3 = "0190d5a5-6c3a-7000-8000-000000000003"
 )
 
 // TestEmitted: events of one logical message, others' messages beside them.
@@ -175,10 +176,11 @@ func TestEmitted(t *testing.T) {
 		b.slot.commit(foreign)
 		b.slot.commit(emit(`{"events":[
 			{"id":"`+id1+`","aggregatetype":"order","aggregateid":"7","type":"placed","payload":{"a": 1.10},"headers":{"traceparent":"00-x","n":"\"q\""}},
-			{"id":"`+id2+`","aggregatetype":"order","aggregateid":"7","type":"paid","payload":null}]}`, id1, id2))
+			{"id":"`+id2+`","aggregatetype":"order","aggregateid":"7","type":"paid","payload":null},
+			{"id":"`+id3+`","aggregatetype":"order","aggregateid":"7","type":"signed","payload_base64":"AP8="}]}`, id1, id2, id3))
 		b.start()
 		settle(5 * time.Second)
-		b.expect("stored", b.stored(), id1+" "+id2)
+		b.expect("stored", b.stored(), id1+" "+id2+" "+id3)
 		first := b.broker.Stored()[0]
 		b.expect("value", string(first.Value), `{"a": 1.10}`)
 		for name, want := range map[string]string{"traceparent": "00-x", "n": `"q"`, "ce_sequence": "0001.0000000000001100.00000000"} {
@@ -187,6 +189,12 @@ func TestEmitted(t *testing.T) {
 			}
 		}
 		second := b.broker.Stored()[1]
+		if second.Value != nil {
+			t.Errorf("a null payload became %q", second.Value)
+		}
+		third := b.broker.Stored()[2]
+		b.expect("bytes", string(third.Value)+third.ContentType, "\x00\xffapplication/octet-stream")
+		b.expect("content type", first.ContentType, "application/json")
 		b.expect("ordinal", header(second, "ce_sequence"), "0001.0000000000001100.00000001")
 		b.expect("ignored", b.exposed("outboxd_messages_ignored_total"), "2") // once a session
 		if err := b.finish(); err != nil {
