@@ -1,0 +1,123 @@
+package main
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/outboxd/outboxd/cmd/outboxd/internal/record"
+	"github.com/spf13/cobra"
+)
+
+func TestConfigurationErrors(t *testing.T) {
+	tests := []struct {
+		name string
+		args string
+		want []string
+	}{
+		{"no broker", "", []string{"--broker is missing", "kafka://, kafka+tls://, amqp://, amqps://, jsonl:"}},
+		{"unknown scheme", "--broker kafak://h", []string{`begins with "kafak"`, "did you mean kafka?", "amqps://"}},
+		{"unknown option of kafka", "--broker kafka://h?lnger=5", []string{"lnger"}},
+		{"unknown option of amqp", "--broker amqp://h?exchnge=x", []string{"exchnge", "did you mean exchange"}},
+		{"template", "--broker kafka://h --topic x.{agregatetype}", []string{"unknown placeholder {agregatetype}", "{aggregatetype}"}},
+		{"illegal topic", "--broker kafka://h --topic orders/all", []string{`"orders/all"`}},
+		{"routing key", "--broker amqp://h --routing-key {typ}", []string{"unknown placeholder {typ}"}},
+		{"format", "--broker kafka://h --format avro", []string{`unknown style "avro"`}},
+		{"park", "--broker amqp://h --unroutable park", []string{"not available in this version"}},
+		{"unroutable", "--broker amqp://h --unroutable drop", []string{"drop"}},
+		{"ordering", "--broker amqp://h --ordering loose", []string{"loose"}},
+		{"poison", "--broker kafka://h --poison park", []string{`--poison "park": want stop`}},
+		{"flags of another broker", "--broker amqp://h --create-topics --topic x", []string{"--create-topics is not for a RabbitMQ broker", "--topic is not for a RabbitMQ broker"}},
+		{"partitions of nothing", "--broker kafka://h --topic-partitions 3", []string{"need --create-topics"}},
+		{"columns", "--broker kafka://h --columns identity=x", []string{`no field "identity"`}},
+		{"table", `--broker kafka://h --table a.b.c`, []string{`table "a.b.c"`}},
+		{"log level", "--broker kafka://h --log-level loud", []string{"--log-level"}},
+		{"log format", "--broker kafka://h --log-format jsno", []string{"did you mean json?"}},
+		{"drain", "--broker kafka://h --drain-timeout 0s", []string{"--drain-timeout 0s"}},
+		{"database", "--broker kafka://h --database postgres://h:port/x", []string{"--database"}},
+		{"everything at once", "--broker x: --pipeline Bad! --poison p --log-level l", []string{"--broker", `pipeline "Bad!"`, "--poison", "--log-level"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			call(t, nil, append([]string{"run"}, strings.Fields(tt.args)...)...).expect(t, 78, tt.want...)
+		})
+	}
+}
+
+// options parses the flags of a run.
+func options(t *testing.T, args string) *runOptions {
+	t.Helper()
+	o := &runOptions{}
+	cmd := &cobra.Command{}
+	o.flags(cmd.Flags())
+	if err := cmd.ParseFlags(strings.Fields("--database postgres://h/shop " + args)); err != nil {
+		t.Fatal(err)
+	}
+	o.given = cmd.Flags().Changed
+	return o
+}
+
+// TestConfigHash: relays that would publish the same may differ in everything
+// else.
+func TestConfigHash(t *testing.T) {
+	hash := func(args string) string {
+		p, err := options(t, args).validate()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p.hash
+	}
+	const base = "--broker kafka://user:password@h1,h2?sasl=plain "
+	want := hash(base)
+	for _, same := range []string{
+		"--broker kafka://user:other@h2:9092,h1:9092?sasl=plain",
+		base + "--metrics off --log-level debug --fail-fast --drain-timeout 1s --retention 1h",
+		base + "--pipeline shop_outbox --slot outboxd_shop_outbox",
+	} {
+		if hash(same) != want {
+			t.Errorf("%s: another hash", same)
+		}
+	}
+	seen := map[string]string{want: base}
+	for _, other := range []string{
+		"--broker kafka://h3", "--broker jsonl:-", "--broker amqp://h1", "--broker amqp://h1/v", "--broker amqp://h1 --exchange e",
+		"--broker amqp://h1 --routing-key k", base + "--topic t", base + "--format debezium", base + "--source /s", base + "--allow-unkeyed",
+		base + "--columns id=event_id", base + "--table public.events", base + "--pipeline p", base + "--slot s", base + "--publication p",
+	} {
+		h := hash(other)
+		if first, taken := seen[h]; taken {
+			t.Errorf("%q and %q have one hash", first, other)
+		}
+		seen[h] = other
+	}
+}
+
+func TestBrokerKinds(t *testing.T) {
+	for broker, want := range map[string]record.Broker{
+		"kafka://h": record.Kafka, "kafka+tls://h": record.Kafka, "amqp://h": record.RabbitMQ, "amqps://h": record.RabbitMQ, "jsonl:-": record.Kafka,
+	} {
+		p, err := options(t, "--broker "+broker).validate()
+		if err != nil {
+			t.Errorf("%s: %v", broker, err)
+			continue
+		}
+		if p.broker.kind != want || p.broker.open == nil {
+			t.Errorf("%s: kind %s", broker, p.broker.kind)
+		}
+	}
+}
+
+// TestComplete: the command in a fix means the pipeline that run was told of.
+func TestComplete(t *testing.T) {
+	const fix = "outboxd setup --pipeline p, or run with --setup"
+	tests := []struct{ args, fix, want string }{
+		{"", fix, fix},
+		{"--table x.y --slot s", fix, "outboxd setup --pipeline p --slot s --table x.y, or run with --setup"},
+		{"--slot s", "outboxd setup --pipeline p --slot s --publication q, or", "outboxd setup --pipeline p --slot s --publication q, or"},
+		{"--slot s", "ALTER ROLE", "ALTER ROLE"},
+	}
+	for _, tt := range tests {
+		if got := options(t, tt.args).complete(tt.fix, "p"); got != tt.want {
+			t.Errorf("%q, want %q", got, tt.want)
+		}
+	}
+}

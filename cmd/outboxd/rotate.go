@@ -1,0 +1,94 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/outboxd/outboxd/cdc"
+	"github.com/outboxd/outboxd/cmd/outboxd/internal/relay"
+	"github.com/outboxd/outboxd/cmd/outboxd/internal/retention"
+)
+
+const (
+	rotateInterval = time.Minute
+	// rotateLook is how often to look whether this relay leads and the minute
+	// is over.
+	rotateLook = time.Second
+	// rotateTimeout bounds one rotation, its connection included.
+	rotateTimeout = 30 * time.Second
+)
+
+// rotation is the housekeeping of the event table.
+type rotation struct {
+	*daemon
+	rotator *retention.Rotator
+	checked bool   // the table can hold the retention asked for, or none was
+	failed  string // the last error, to log it once
+}
+
+// rotate empties expired partitions of the event table once a minute, while
+// this relay leads, on a connection that lives for that moment. What fails is
+// logged when it changes and tried again, and never stops the relay. The one
+// exception is found the first time: a retention that the table cannot hold.
+func (d *daemon) rotate(ctx context.Context) error {
+	r := &rotation{daemon: d, rotator: retention.NewRotator(d.Table()), checked: !d.options.given("retention")}
+	ticker := time.NewTicker(rotateLook)
+	defer ticker.Stop()
+	var due time.Time
+	for {
+		if now := time.Now(); now.After(due) && d.relay.Status().Phase == relay.Streaming {
+			due = now.Add(rotateInterval)
+			err := r.step(ctx)
+			var refused *cdc.Error
+			if errors.As(err, &refused) && refused.Code == cdc.CodeConfig {
+				return err
+			}
+			if ctx.Err() == nil {
+				r.tell(err)
+			}
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func (r *rotation) step(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, rotateTimeout)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, r.options.database)
+	if err != nil {
+		return fmt.Errorf("connect: %w", err)
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	if !r.checked {
+		if err := retention.Check(ctx, conn, r.Table(), r.options.retention); err != nil {
+			return err
+		}
+		r.checked = true
+	}
+	result, err := r.rotator.Rotate(ctx, conn)
+	if err == nil && result.Outcome == retention.Truncated {
+		r.log.Info("emptied an expired partition", "partition", result.Partition, "rows", result.Rows)
+	}
+	return err
+}
+
+// tell counts a step, and logs its error when it is another than the last.
+func (r *rotation) tell(err error) {
+	if err == nil {
+		r.failed = ""
+		r.metrics.Rotation("ok")
+		return
+	}
+	r.metrics.Rotation("error")
+	if err.Error() != r.failed {
+		r.failed = err.Error()
+		r.log.Warn("retention could not be looked after", "error", r.failed)
+	}
+}
