@@ -133,18 +133,6 @@ func (c *corner) open(config rabbitmq.Config, done publisher.Done) *rabbitmq.Pub
 	return p
 }
 
-func shut(t testing.TB, p *rabbitmq.Publisher, timeout time.Duration) error {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
-	defer cancel()
-	start := time.Now()
-	err := p.Close(ctx)
-	if took := time.Since(start); took > timeout+5*time.Second {
-		t.Errorf("close took %v with a context of %v", took, timeout)
-	}
-	return err
-}
-
 func TestConformance(t *testing.T) {
 	for _, c := range []struct {
 		name, queueType, refusedKey string
