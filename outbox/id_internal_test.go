@@ -31,17 +31,20 @@ func TestTicksFollowTheClockAndNeverGoBack(t *testing.T) {
 }
 
 func TestNoTickIsUsedTwice(t *testing.T) {
-	const goroutines, each = 4, 200_000
+	const goroutines, each = 4, 2_000_000
 	noon := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
 	var last atomic.Int64
 	var wg sync.WaitGroup
+	start := make(chan struct{})
 	for range goroutines {
 		wg.Go(func() {
+			<-start
 			for range each {
 				nextTick(&last, noon)
 			}
 		})
 	}
+	close(start)
 	wg.Wait()
 	// The clock stands still, so each call must have moved the tick by one.
 	if got, want := last.Load()-noon.UnixMilli()*ticksPerMilli, int64(goroutines*each-1); got != want {

@@ -76,7 +76,8 @@ func TestParseID(t *testing.T) {
 	for _, s := range []string{
 		"", "0190b6f24d3a7c518e075a1f0c2b9d44", "{" + canonical + "}", canonical + "0", canonical[:35],
 		"0190b6f2-4d3a-7c51-8e07-5a1f0c2b9d4g", "0190b6f2-4d3a-7c518-e07-5a1f0c2b9d44",
-		"0190b6f24-d3a-7c51-8e07-5a1f0c2b9d44", "0190b6f2-4d3a7-c51-8e07-5a1f0c2b9d44", "0190b6f2-4d3a-7c51-8e075-a1f0c2b9d44",
+		"0190b6f204d3a-7c51-8e07-5a1f0c2b9d44", "0190b6f2-4d3a07c51-8e07-5a1f0c2b9d44", "0190b6f2-4d3a-7c5108e07-5a1f0c2b9d44",
+		"0190b6f2-4d3a-7c51-8e0705a1f0c2b9d44",
 	} {
 		if id, err := outbox.ParseID(s); err == nil {
 			t.Errorf("ParseID(%q) = %v, want an error", s, id)
