@@ -86,6 +86,10 @@ func TestDecodeFields(t *testing.T) {
 			[]wire{relationMessage(7)},
 			frame{kind: 'R', relation: &Relation{OID: 7, Schema: "public", Name: "outbox", ReplicaIdentity: 'd', Columns: []Column{}}},
 		},
+		"relation with the shortest columns": {
+			[]wire{relationMessage(7, Column{}, Column{})},
+			frame{kind: 'R', relation: &Relation{OID: 7, Schema: "public", Name: "outbox", ReplicaIdentity: 'd', Columns: make([]Column, 2)}},
+		},
 		"type": {
 			[]wire{message('Y').uint32(16400).cstring("public").cstring("mood")},
 			frame{kind: 'Y'},
@@ -191,7 +195,7 @@ func TestDecodeMalformed(t *testing.T) {
 		"nothing":                    {wire{}, "type at byte 0 of a 0-byte message of type (empty)"},
 		"unknown type":               {wire("X123"), "unknown message type at byte 1 of a 4-byte message of type 'X'"},
 		"stream start":               {message('S').uint32(1).byte(1), "streamed transaction"},
-		"stream stop":                {message('E'), "streamed transaction"},
+		"stream stop":                {message('E'), "which was not asked for at byte 1 of a 1-byte message of type 'E'"},
 		"stream commit":              {message('c').uint32(1), "streamed transaction"},
 		"prepare":                    {message('P').byte(0), "unknown message type"},
 		"unknown relation":           {message('I').uint32(5).row(0), "relation that was not described at byte 1 "},
