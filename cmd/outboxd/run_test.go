@@ -1,0 +1,263 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/outboxd/outboxd/internal/devenv/devtest"
+)
+
+func TestMain(m *testing.M) { devtest.Main(m) }
+
+// database returns a fresh database, set up with the given flags unless they
+// are nil.
+func database(t *testing.T, flags ...string) string {
+	t.Helper()
+	db := devtest.Database(t)
+	if flags != nil {
+		r := call(t, nil, append([]string{"setup", "--database", db}, flags...)...)
+		r.expect(t, 0)
+	}
+	return db
+}
+
+func exec(t *testing.T, db, sql string, args ...any) {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), db)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(t.Context())
+	if _, err := conn.Exec(t.Context(), sql, args...); err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+}
+
+// insert commits n events of one aggregate, numbered from first.
+func insert(t *testing.T, db string, first, n int) {
+	t.Helper()
+	exec(t, db, `INSERT INTO outbox (id, aggregatetype, aggregateid, type, payload)
+		SELECT gen_random_uuid(), 'order', 'one', 'placed', json_build_object('n', i) FROM generate_series($1::int, $2::int) i`, first, first+n-1)
+}
+
+// numbers are those of the events in a file of jsonl, in its order.
+func numbers(t *testing.T, path string) (all []int) {
+	t.Helper()
+	file, err := os.Open(path)
+	if err != nil {
+		return nil
+	}
+	defer file.Close()
+	lines := bufio.NewScanner(file)
+	for lines.Scan() {
+		var record struct{ Value struct{ N int } }
+		if err := json.Unmarshal(lines.Bytes(), &record); err != nil {
+			t.Fatalf("%s: %v", lines.Bytes(), err)
+		}
+		all = append(all, record.Value.N)
+	}
+	return all
+}
+
+// eventually polls until what it waits for is true.
+func eventually(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	deadline, poll := time.After(30*time.Second), time.NewTicker(20*time.Millisecond)
+	defer poll.Stop()
+	for !is() {
+		select {
+		case <-poll.C:
+		case <-deadline:
+			t.Fatalf("%s: not within 30 s", what)
+		}
+	}
+}
+
+func (b *background) says(text string) bool { return strings.Contains(b.err.String(), text) }
+
+var listening = regexp.MustCompile(`http://127\.0\.0\.1:\d+`)
+
+// get asks the admin listener, whose address the log tells.
+func (b *background) get(path string) (code int, body string) {
+	b.t.Helper()
+	eventually(b.t, "listening", func() bool { return listening.MatchString(b.err.String()) })
+	response, err := http.Get(listening.FindString(b.err.String()) + path)
+	if err != nil {
+		return 0, ""
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return response.StatusCode, string(text)
+}
+
+// run is the program relaying db to a file, with a free port.
+func run(t *testing.T, db, path string, flags ...string) *background {
+	return start(t, nil, append([]string{"run", "--database", db, "--broker", "jsonl:" + path, "--metrics", "127.0.0.1:0"}, flags...)...)
+}
+
+// TestRun is the life of a relay: events, probes, a drain, another life that
+// repeats nothing.
+func TestRun(t *testing.T) {
+	db, path := database(t, "--retention", "1h"), filepath.Join(t.TempDir(), "out")
+	insert(t, db, 0, 50)
+	first := run(t, db, path)
+	eventually(t, "50 events", func() bool { return len(numbers(t, path)) == 50 })
+	if code, body := first.get("/readyz"); code != 200 || body != "streaming\n" {
+		t.Errorf("readyz: %d %s", code, body)
+	}
+	if code, _ := first.get("/livez"); code != 200 {
+		t.Errorf("livez: %d", code)
+	}
+	eventually(t, "metrics of the slot", func() bool {
+		_, body := first.get("/metrics")
+		return strings.Contains(body, `outboxd_events_published_total{destination="outbox.event.order"} 50`) &&
+			strings.Contains(body, `outboxd_slot_wal_status{status="reserved"} 1`) && strings.Contains(body, "outboxd_leader 1") &&
+			strings.Contains(body, `outboxd_retention_runs_total{result="ok"} 1`)
+	})
+	if code := first.finish(); code != 0 {
+		t.Errorf("exit code %d after a stop", code)
+	}
+	second := run(t, db, path)
+	insert(t, db, 50, 50)
+	eventually(t, "100 events", func() bool { return len(numbers(t, path)) >= 100 })
+	if code := second.finish(); code != 0 {
+		t.Errorf("exit code %d after a stop", code)
+	}
+	for i, n := range numbers(t, path) {
+		if n != i {
+			t.Fatalf("event %d in place %d: repeated or out of order", n, i)
+		}
+	}
+}
+
+// TestRunNotSetUp: the fix is the whole command.
+func TestRunNotSetUp(t *testing.T) {
+	db := database(t)
+	r := call(t, nil, "run", "--database", db, "--broker", "jsonl:-", "--metrics", "off", "--pipeline", "p", "--table", "public.events", "--log-format", "text")
+	r.expect(t, 78, "not_set_up", "fix: outboxd setup --pipeline p --table public.events")
+	r = call(t, nil, "run", "--database", db, "--broker", "jsonl:-", "--metrics", "off", "--log-format", "json")
+	r.expect(t, 78, `"msg":"giving up"`, `"code":"not_set_up"`, `"exit":78`)
+	if strings.Contains(r.err, "\noutboxd: ") {
+		t.Errorf("JSON logs end with lines of text:\n%s", r.err)
+	}
+}
+
+func TestRunSetsUp(t *testing.T) {
+	db, path := database(t), filepath.Join(t.TempDir(), "out")
+	b := run(t, db, path, "--setup", "--pipeline", "p", "--retention", "5h")
+	eventually(t, "streaming", func() bool { return b.says(`"msg":"streaming"`) })
+	if !b.says("created        replication slot outboxd_p") || !b.says("rows kept for 5h") {
+		t.Error("the log does not say what was set up")
+	}
+	insert(t, db, 0, 1)
+	eventually(t, "an event", func() bool { return len(numbers(t, path)) == 1 })
+	if code := b.finish(); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+}
+
+// TestStandby: the second waits, says who leads, and takes over; one with
+// another configuration stops.
+func TestStandby(t *testing.T) {
+	db, path := database(t, "--pipeline", "p"), filepath.Join(t.TempDir(), "out")
+	leader := run(t, db, path, "--pipeline", "p")
+	eventually(t, "streaming", func() bool { return leader.says(`"msg":"streaming"`) })
+	second := run(t, db, path, "--pipeline", "p")
+	eventually(t, "standby", func() bool { return second.says(`"msg":"standby`) && second.says("is held by server process") })
+	if code, body := second.get("/readyz"); code != 200 || !strings.HasPrefix(body, "standby") {
+		t.Errorf("readyz: %d %s", code, body)
+	}
+	other := call(t, nil, "run", "--database", db, "--broker", "jsonl:"+path, "--pipeline", "p", "--metrics", "off", "--topic", "another")
+	other.expect(t, 78, "config_mismatch")
+	if code := leader.finish(); code != 0 {
+		t.Errorf("the leader: exit code %d", code)
+	}
+	insert(t, db, 0, 1)
+	eventually(t, "takeover", func() bool { return len(numbers(t, path)) == 1 })
+	if code := second.finish(); code != 0 {
+		t.Errorf("the second: exit code %d", code)
+	}
+}
+
+func TestRunRefusals(t *testing.T) {
+	db := database(t, "--retention", "1h", "--pipeline", "p")
+	run := func(flags ...string) result {
+		return call(t, nil, append([]string{"run", "--database", db, "--pipeline", "p", "--log-format", "text", "--metrics", "off", "--broker", "jsonl:/dev/null"}, flags...)...)
+	}
+	t.Run("retention", func(t *testing.T) {
+		run("--retention", "2h").expect(t, 78, "hold 1h", "--retention 1h0m0s or less")
+	})
+	t.Run("port taken", func(t *testing.T) {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		run("--metrics", l.Addr().String()).expect(t, 78, "listen on --metrics "+l.Addr().String(), "fix: another process has the port")
+	})
+	t.Run("database unreachable", func(t *testing.T) {
+		run("--database", "postgres://u@127.0.0.1:1/db", "--fail-fast").expect(t, 69, "database_unreachable")
+	})
+	t.Run("setup of an unreachable database", func(t *testing.T) {
+		run("--database", "postgres://u@127.0.0.1:1/db", "--fail-fast", "--setup").expect(t, 69, "database_unreachable")
+	})
+	t.Run("wrong password", func(t *testing.T) {
+		run("--database", withUser(t, db, "nobody", "wrong-password")).expect(t, 77, "authentication")
+	})
+	t.Run("broker unreachable", func(t *testing.T) {
+		run("--broker", "amqp://127.0.0.1:1", "--fail-fast").expect(t, 69, "broker_unreachable")
+	})
+	t.Run("NULL aggregate id", func(t *testing.T) {
+		exec(t, db, `ALTER TABLE outbox ALTER aggregateid DROP NOT NULL`)
+		exec(t, db, `INSERT INTO outbox (id, aggregatetype, type, payload) VALUES ('0190d5a5-6c3a-7000-8000-000000000001', 'order', 'placed', '{}')`)
+		run().expect(t, 1, "poison: publish event 0190d5a5-6c3a-7000-8000-000000000001 at 0001.", "missing_key", "--allow-unkeyed", "fix: ")
+	})
+}
+
+func withUser(t *testing.T, db, user, password string) string {
+	t.Helper()
+	u, err := url.Parse(db)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.User = url.UserPassword(user, password)
+	return u.String()
+}
+
+// TestSetupWaitsForDatabase: run --setup is as patient as run.
+func TestSetupWaitsForDatabase(t *testing.T) {
+	b := start(t, nil, "run", "--database", "postgres://u@127.0.0.1:1/db", "--broker", "jsonl:-", "--metrics", "127.0.0.1:0", "--setup")
+	eventually(t, "a word on it", func() bool { return b.says("setup waits for the database") })
+	if code, body := b.get("/readyz"); code != 503 || !strings.HasPrefix(body, "starting") {
+		t.Errorf("readyz: %d %s", code, body)
+	}
+	if code := b.finish(); code != 0 {
+		t.Errorf("exit code %d after a stop", code)
+	}
+}
+
+// TestTeardown asks, and takes back what setup made.
+func TestTeardown(t *testing.T) {
+	db := database(t, "--pipeline", "p")
+	call(t, nil, "teardown", "--database", db, "--pipeline", "p").expect(t, 1, "nothing was dropped", "--yes")
+	r := call(t, nil, "teardown", "--database", db, "--pipeline", "p", "--yes", "--drop-tables")
+	r.expect(t, 0)
+	if !strings.Contains(r.out, "dropped") || !strings.Contains(r.out, "replication slot outboxd_p") {
+		t.Errorf("%s", r.out)
+	}
+}
+
