@@ -46,7 +46,7 @@ test-real: services build
 .PHONY: test-embedded
 test-embedded: build
 	@command -v gcc >/dev/null || echo 'no C compiler: tests run without the race detector'
-	OUTBOXD_TEST_SERVICES=embedded go run ./internal/devenv/cmd/services -only postgres $(call gotest,-tags embedded)
+	go run ./internal/devenv/cmd/services -only postgres $(call gotest,-tags embedded)
 	@echo
 	@echo 'not covered, for lack of real Kafka and RabbitMQ (make test covers it):'
 	@grep -rl --include='*_test.go' '^//go:build !embedded' . | sort | while read -r file; do \

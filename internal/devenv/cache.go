@@ -14,7 +14,7 @@ const rootCache = "/var/cache/outboxd-devenv"
 
 // CacheDir returns the directory that keeps downloads between runs:
 // OUTBOXD_TEST_CACHE, or outboxd-devenv in the user's cache directory, or for
-// root /var/cache/outboxd-devenv.
+// root /var/cache/outboxd-devenv. For root it must be a place that the user nobody can enter.
 func CacheDir() (string, error) {
 	if dir := os.Getenv("OUTBOXD_TEST_CACHE"); dir != "" {
 		return dir, nil

@@ -15,14 +15,13 @@ missing=
 has gcc || missing="$missing gcc libc6-dev"
 has java || missing="$missing default-jre-headless"
 has mvn || missing="$missing maven"
-[ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || missing="$missing rabbitmq-server"
+has rabbitmq-server || [ -d /usr/lib/rabbitmq/bin ] || missing="$missing rabbitmq-server"
 
 if [ -n "$missing" ]; then
 	if ! has apt-get; then
 		cat >&2 <<-END
 			This is not Debian or Ubuntu. Please install, the way this system does it:
-			  a C compiler, a Java runtime 17 or later, Maven, and RabbitMQ
-			  with its scripts in /usr/lib/rabbitmq/bin.
+			  a C compiler, a Java runtime 17 or later, Maven, and RabbitMQ.
 			Or use running services: deploy/compose.test.yaml starts them in containers.
 			Or test without Kafka and RabbitMQ: make test SERVICES=embedded
 		END

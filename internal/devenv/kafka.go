@@ -82,7 +82,7 @@ func newKafka(ctx context.Context, box *sandbox, java, jars string, o KafkaOptio
 		box: box,
 		cmd: command{
 			name: "kafka",
-			args: []string{java, "-Xmx512m", "-XX:TieredStopAtLevel=1", "-Dorg.slf4j.simpleLogger.showDateTime=true",
+			args: []string{java, "-Xmx512m", "-Dorg.slf4j.simpleLogger.showDateTime=true",
 				"-cp", filepath.Join(jars, "*"), "kafka.Kafka", properties},
 			env: []string{"PATH=" + os.Getenv("PATH"), "HOME=" + box.dir, "LC_ALL=C.UTF-8"},
 		},

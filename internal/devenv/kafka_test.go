@@ -11,6 +11,7 @@ import (
 )
 
 func TestKafkaLifecycle(t *testing.T) {
+	t.Parallel()
 	ctx := testContext(t)
 	k, err := devenv.StartKafka(ctx, devenv.KafkaOptions{})
 	if err != nil {
@@ -24,6 +25,7 @@ func TestKafkaLifecycle(t *testing.T) {
 }
 
 func TestKafkaProperties(t *testing.T) {
+	t.Parallel()
 	ctx := testContext(t)
 	_, err := devenv.StartKafka(ctx, devenv.KafkaOptions{Properties: map[string]string{"node.id": "none"}})
 	if err == nil || !strings.Contains(err.Error(), "Invalid value none") {
@@ -32,6 +34,7 @@ func TestKafkaProperties(t *testing.T) {
 }
 
 func TestKafkaOrphan(t *testing.T) {
+	t.Parallel()
 	testOrphan(t, "kill", func(ctx context.Context) (service, error) {
 		return devenv.StartKafka(ctx, devenv.KafkaOptions{})
 	})

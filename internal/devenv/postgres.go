@@ -149,6 +149,8 @@ func (p *Postgres) accepts(context.Context) error {
 // Start starts the server again after Stop or Kill, on the same port and data,
 // and returns when it accepts connections.
 func (p *Postgres) Start(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
 	for {
 		err := p.server.Start(ctx)
 		// The children of a killed postmaster see its death a moment later. Until

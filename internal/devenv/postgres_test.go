@@ -38,6 +38,7 @@ func queryString(ctx context.Context, url, sql string, args ...any) (s string, e
 }
 
 func TestPostgresVersions(t *testing.T) {
+	t.Parallel()
 	for _, version := range devenv.PostgresVersions() {
 		t.Run(version, func(t *testing.T) {
 			p := startPostgres(t, devenv.PostgresOptions{Version: version})
@@ -53,6 +54,7 @@ func TestPostgresVersions(t *testing.T) {
 }
 
 func TestPostgresLifecycle(t *testing.T) {
+	t.Parallel()
 	ctx := testContext(t)
 	p := startPostgres(t, devenv.PostgresOptions{})
 	url, err := p.CreateDatabase(ctx, `odd "name"`)
@@ -81,6 +83,7 @@ func TestPostgresLifecycle(t *testing.T) {
 }
 
 func TestPostgresStopModes(t *testing.T) {
+	t.Parallel()
 	ctx := testContext(t)
 	p := startPostgres(t, devenv.PostgresOptions{})
 	for _, mode := range []string{"smart", "fast", "immediate"} {
@@ -112,6 +115,7 @@ func TestPostgresStopModes(t *testing.T) {
 
 // A smart shutdown waits for sessions, so it is where a wait must end early.
 func TestPostgresStopHonoursContext(t *testing.T) {
+	t.Parallel()
 	ctx := testContext(t)
 	p := startPostgres(t, devenv.PostgresOptions{})
 	conn, err := pgx.Connect(ctx, p.URL("postgres", "postgres"))
@@ -130,6 +134,7 @@ func TestPostgresStopHonoursContext(t *testing.T) {
 }
 
 func TestPostgresSettings(t *testing.T) {
+	t.Parallel()
 	ctx := testContext(t)
 	p := startPostgres(t, devenv.PostgresOptions{Settings: map[string]string{
 		"wal_level":        "replica",
@@ -151,6 +156,7 @@ func TestPostgresSettings(t *testing.T) {
 }
 
 func TestPostgresChecksPasswords(t *testing.T) {
+	t.Parallel()
 	p := startPostgres(t, devenv.PostgresOptions{})
 	url := strings.Replace(p.URL("postgres", "postgres"), ":postgres@", ":wrong@", 1)
 	if _, err := queryString(testContext(t), url, "SELECT ''"); err == nil || !strings.Contains(err.Error(), "28P01") {
@@ -159,6 +165,7 @@ func TestPostgresChecksPasswords(t *testing.T) {
 }
 
 func TestPostgresFromDataDir(t *testing.T) {
+	t.Parallel()
 	ctx := testContext(t)
 	first := startPostgres(t, devenv.PostgresOptions{})
 	url, err := first.CreateDatabase(ctx, "kept")
@@ -180,6 +187,7 @@ func TestPostgresFromDataDir(t *testing.T) {
 }
 
 func TestPostgresStandby(t *testing.T) {
+	t.Parallel()
 	ctx := testContext(t)
 	primary := startPostgres(t, devenv.PostgresOptions{})
 	if err := primary.Stop(ctx, "fast"); err != nil {
@@ -224,6 +232,7 @@ func TestPostgresBin(t *testing.T) {
 }
 
 func TestPostgresUnknownVersion(t *testing.T) {
+	t.Parallel()
 	_, err := devenv.StartPostgres(testContext(t), devenv.PostgresOptions{Version: "9.6"})
 	if err == nil || !strings.Contains(err.Error(), "14, 15, 16, 17, 18") {
 		t.Errorf("StartPostgres = %v, want an error that lists the versions", err)
@@ -231,6 +240,7 @@ func TestPostgresUnknownVersion(t *testing.T) {
 }
 
 func TestPostgresBadSetting(t *testing.T) {
+	t.Parallel()
 	_, err := devenv.StartPostgres(testContext(t), devenv.PostgresOptions{Settings: map[string]string{"no_such_setting": "1"}})
 	if err == nil || !strings.Contains(err.Error(), "no_such_setting") {
 		t.Errorf("StartPostgres = %v, want an error with the end of the log", err)
@@ -240,6 +250,7 @@ func TestPostgresBadSetting(t *testing.T) {
 // A killed postmaster cannot remove its System V segment, and in a test nobody
 // starts it again to do so.
 func TestPostgresKilledLeavesNoSharedMemory(t *testing.T) {
+	t.Parallel()
 	p := startPostgres(t, devenv.PostgresOptions{})
 	pidFile, err := os.ReadFile(filepath.Join(p.DataDir(), "postmaster.pid"))
 	if err != nil {
@@ -275,12 +286,14 @@ func hasSegment(t *testing.T, id string) bool {
 }
 
 func TestPostgresOrphan(t *testing.T) {
+	t.Parallel()
 	testOrphan(t, "kill", func(ctx context.Context) (service, error) {
 		return devenv.StartPostgres(ctx, devenv.PostgresOptions{})
 	})
 }
 
 func TestPostgresPanic(t *testing.T) {
+	t.Parallel()
 	testOrphan(t, "panic", func(ctx context.Context) (service, error) {
 		return devenv.StartPostgres(ctx, devenv.PostgresOptions{})
 	})

@@ -30,16 +30,29 @@ type RabbitMQ struct {
 	ctl     string // script that runs rabbitmqctl for this node
 }
 
-// rabbitBin is where the package keeps the scripts themselves. Those in the
-// path insist on being root or rabbitmq.
-const rabbitBin = "/usr/lib/rabbitmq/bin"
+// debianRabbit is where Debian's package keeps the scripts themselves. Those
+// that it puts in the path insist on being run by root or rabbitmq.
+const debianRabbit = "/usr/lib/rabbitmq/bin"
+
+// rabbitBin returns the directory of rabbitmq-server and rabbitmqctl.
+func rabbitBin() (string, error) {
+	if isDir(debianRabbit) {
+		return debianRabbit, nil
+	}
+	path, err := lookPath("rabbitmq-server")
+	if err != nil {
+		return "", err
+	}
+	return filepath.Dir(path), nil
+}
 
 // StartRabbitMQ starts a node and returns when it answers, in about 8 seconds.
 // It needs the distribution's package rabbitmq-server, whose own service need
 // not run. Close it when done.
 func StartRabbitMQ(ctx context.Context, o RabbitMQOptions) (*RabbitMQ, error) {
-	if _, err := os.Stat(filepath.Join(rabbitBin, "rabbitmq-server")); err != nil {
-		return nil, fmt.Errorf("find RabbitMQ: it is not installed; `make services` installs it: %w", err)
+	bin, err := rabbitBin()
+	if err != nil {
+		return nil, err
 	}
 	epmd, err := lookPath("epmd")
 	if err != nil {
@@ -49,7 +62,7 @@ func StartRabbitMQ(ctx context.Context, o RabbitMQOptions) (*RabbitMQ, error) {
 	if err != nil {
 		return nil, err
 	}
-	r, err := newRabbitMQ(ctx, box, epmd, o)
+	r, err := newRabbitMQ(ctx, box, bin, epmd, o)
 	if err == nil {
 		err = r.Start(ctx)
 	}
@@ -59,7 +72,7 @@ func StartRabbitMQ(ctx context.Context, o RabbitMQOptions) (*RabbitMQ, error) {
 	return r, nil
 }
 
-func newRabbitMQ(ctx context.Context, box *sandbox, epmd string, o RabbitMQOptions) (*RabbitMQ, error) {
+func newRabbitMQ(ctx context.Context, box *sandbox, bin, epmd string, o RabbitMQOptions) (*RabbitMQ, error) {
 	var ports [3]int // AMQP, distribution, epmd
 	for i := range ports {
 		var err error
@@ -69,7 +82,7 @@ func newRabbitMQ(ctx context.Context, box *sandbox, epmd string, o RabbitMQOptio
 	}
 	env := rabbitEnv(box.dir, ports[1], ports[2])
 	r := &RabbitMQ{address: loopback(ports[0]), ctl: filepath.Join(box.dir, "rabbitmqctl")}
-	if err := r.configure(box.dir, env, o.Config); err != nil {
+	if err := r.configure(box.dir, bin, env, o.Config); err != nil {
 		return nil, err
 	}
 	// Erlang starts a daemon, epmd, where none runs, and leaves it behind. This
@@ -87,7 +100,7 @@ func newRabbitMQ(ctx context.Context, box *sandbox, epmd string, o RabbitMQOptio
 	}
 	r.server = server{
 		box:   box,
-		cmd:   command{name: "rabbitmq", args: []string{filepath.Join(rabbitBin, "rabbitmq-server")}, env: env},
+		cmd:   command{name: "rabbitmq", args: []string{filepath.Join(bin, "rabbitmq-server")}, env: env},
 		ready: r.answers,
 	}
 	return r, nil
@@ -117,7 +130,7 @@ func rabbitEnv(dir string, distribution, epmd int) []string {
 }
 
 // configure writes the files that a node reads, and the script behind Ctl.
-func (r *RabbitMQ) configure(dir string, env []string, extra string) error {
+func (r *RabbitMQ) configure(dir, bin string, env []string, extra string) error {
 	host, port, err := net.SplitHostPort(r.address)
 	if err != nil {
 		return fmt.Errorf("configure RabbitMQ: %w", err)
@@ -128,7 +141,7 @@ func (r *RabbitMQ) configure(dir string, env []string, extra string) error {
 	for _, v := range env {
 		fmt.Fprintf(&script, "\t'%s' \\\n", strings.ReplaceAll(v, "'", `'\''`))
 	}
-	fmt.Fprintf(&script, "\t%s/rabbitmqctl \"$@\"\n", rabbitBin)
+	fmt.Fprintf(&script, "\t%s/rabbitmqctl \"$@\"\n", bin)
 	return errors.Join(
 		os.WriteFile(filepath.Join(dir, "rabbitmq.conf"), []byte(conf), 0o644),
 		os.WriteFile(filepath.Join(dir, "plugins"), []byte("[].\n"), 0o644),

@@ -15,6 +15,7 @@ import (
 )
 
 func TestRabbitMQLifecycle(t *testing.T) {
+	t.Parallel()
 	ctx := testContext(t)
 	r, err := devenv.StartRabbitMQ(ctx, devenv.RabbitMQOptions{Config: "channel_max = 17"})
 	if err != nil {
@@ -46,6 +47,7 @@ func TestRabbitMQLifecycle(t *testing.T) {
 }
 
 func TestRabbitMQCtl(t *testing.T) {
+	t.Parallel()
 	ctx := testContext(t)
 	r, err := devenv.StartRabbitMQ(ctx, devenv.RabbitMQOptions{})
 	if err != nil {
@@ -65,6 +67,7 @@ func TestRabbitMQCtl(t *testing.T) {
 }
 
 func TestRabbitMQOrphan(t *testing.T) {
+	t.Parallel()
 	testOrphan(t, "kill", func(ctx context.Context) (service, error) {
 		return devenv.StartRabbitMQ(ctx, devenv.RabbitMQOptions{})
 	})

@@ -82,10 +82,11 @@ func TestDatabaseHonoursVariable(t *testing.T) {
 }
 
 func TestPostgresIsShared(t *testing.T) {
-	if devtest.Postgres(t) != devtest.Postgres(t) {
+	first := devtest.Postgres(t)
+	if again := devtest.Postgres(t); again != first {
 		t.Error("two calls gave two servers")
 	}
-	if devtest.Postgres(t) == devtest.PostgresVersion(t, "16") {
+	if first == devtest.PostgresVersion(t, "16") {
 		t.Error("two versions gave one server")
 	}
 }
