@@ -57,7 +57,7 @@ type Verdict struct {
 	Misplaced      int // wrong domain, or a position that does not rise with the order
 	Duplicates     int // deliveries beyond the first
 
-	// Examples describe the first few violations.
+	// Examples describe the first few violations and duplicates.
 	Examples []string
 }
 
@@ -113,6 +113,7 @@ func Judge(written []Written, delivered []Delivered) *Verdict {
 type delivery struct {
 	first, last int
 	position    string
+	place       string
 }
 
 // match looks at each record alone and returns when each event came.
@@ -135,11 +136,12 @@ func (v *Verdict) match(events map[string]*Written, delivered []Delivered) map[s
 		}
 		s := seen[d.ID]
 		if s == nil {
-			seen[d.ID] = &delivery{first: i, last: i, position: d.Position}
+			seen[d.ID] = &delivery{first: i, last: i, position: d.Position, place: d.Place}
 			continue
 		}
 		v.Duplicates++
-		s.last = i
+		v.example("repeated: event %s at %s, before at %s", d.ID, d.Place, s.place)
+		s.last, s.place = i, d.Place
 		if s.position != d.Position {
 			v.Misplaced++
 			v.example("misplaced: event %s has the positions %s and %s", d.ID, s.position, d.Position)

@@ -172,9 +172,10 @@ func (l *lane) send(w *window) {
 	cold := l.cold(good)
 	if len(cold) > 0 {
 		l.flush(cold)
+		good = unsent(good)
 	}
 	if l.pub.broken.Err() == nil && !anyFailed(cold) {
-		l.flush(unsent(good))
+		l.flush(good)
 	}
 	l.settle(slots)
 }
@@ -193,9 +194,6 @@ func (l *lane) cold(slots []*slot) []*slot {
 }
 
 func unsent(slots []*slot) []*slot {
-	if len(slots) > 0 && !slots[0].sent {
-		return slots
-	}
 	var rest []*slot
 	for _, s := range slots {
 		if !s.sent {

@@ -1,0 +1,389 @@
+//go:build !embedded
+
+package e2e_test
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/outboxd/outboxd/internal/checker"
+	"github.com/outboxd/outboxd/internal/checker/workload"
+	"github.com/outboxd/outboxd/internal/devenv"
+	"github.com/outboxd/outboxd/internal/devenv/devtest"
+	"github.com/outboxd/outboxd/outbox"
+)
+
+// broker is one end of an end-to-end test: the flags that make the relay
+// publish to it, and what arrives there.
+type broker interface {
+	flags() []string
+	// domain names the ordering domain of an event, as delivered does.
+	domain(aggregateType, aggregateID string) string
+	// read reads until done says so of the number of distinct events.
+	read(ctx context.Context, done func(distinct int) bool) []checker.Delivered
+}
+
+// kafkaEnd is a set of topics that no other test uses.
+type kafkaEnd struct {
+	brokers  []string
+	prefix   string
+	consumer *workload.KafkaConsumer
+}
+
+func newKafkaEnd(t *testing.T, brokers []string) *kafkaEnd {
+	t.Helper()
+	prefix := devtest.Name(t)
+	consumer, err := workload.NewKafkaConsumer(brokers, prefix+".order", prefix+".invoice", prefix+".big")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(consumer.Close)
+	return &kafkaEnd{brokers, prefix, consumer}
+}
+
+func (k *kafkaEnd) flags() []string {
+	return []string{"--broker", "kafka://" + strings.Join(k.brokers, ","), "--topic", k.prefix + ".{aggregatetype}", "--create-topics", "--topic-partitions", "6"}
+}
+
+func (k *kafkaEnd) domain(aggregateType, aggregateID string) string {
+	return k.prefix + "." + aggregateType + "/" + aggregateID
+}
+
+func (k *kafkaEnd) read(ctx context.Context, done func(int) bool) []checker.Delivered {
+	return k.consumer.Read(ctx, done)
+}
+
+// rabbitEnd is an exchange with a queue that no other test uses.
+type rabbitEnd struct {
+	url, exchange string
+	consumer      *workload.RabbitMQConsumer
+}
+
+func newRabbitEnd(t *testing.T, server string) *rabbitEnd {
+	t.Helper()
+	name := devtest.Name(t)
+	consumer, err := workload.NewRabbitMQConsumer(server, name, name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &rabbitEnd{server, name, consumer}
+}
+
+func (r *rabbitEnd) flags() []string {
+	return []string{"--broker", r.url, "--exchange", r.exchange}
+}
+
+func (r *rabbitEnd) domain(_, aggregateID string) string { return r.exchange + "/" + aggregateID }
+
+func (r *rabbitEnd) read(ctx context.Context, done func(int) bool) []checker.Delivered {
+	return r.consumer.Read(ctx, func(key string) string { return r.exchange + "/" + key }, done)
+}
+
+// judge waits until everything committed has arrived, a little longer for what
+// should not, and judges.
+func judge(t *testing.T, h *workload.History, b broker, duplicates int) *checker.Verdict {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	want := h.Committed()
+	b.read(ctx, func(distinct int) bool { return distinct >= want })
+	settle, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	v := checker.Judge(h.Written(), b.read(settle, func(int) bool { return false }))
+	if !v.OK(duplicates) {
+		t.Errorf("at most %d duplicates allowed\n%s", duplicates, v)
+	} else {
+		t.Log(v)
+	}
+	return v
+}
+
+// writeBig writes one transaction of n events as the services' role.
+func writeBig(t *testing.T, database string, b broker, h *workload.History, n int) {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), database)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	var written []checker.Written
+	err = pgx.BeginFunc(t.Context(), conn, func(tx pgx.Tx) error {
+		for i := 0; i < n; i += 1000 {
+			events := make([]outbox.Event, min(1000, n-i))
+			for j := range events {
+				key := fmt.Sprintf("big-%d", (i+j)%1000)
+				payload := fmt.Appendf(nil, `{"number": %d}`, i+j)
+				events[j] = outbox.Event{ID: outbox.NewID(), AggregateType: "big", AggregateID: key, Type: "big.counted", Payload: payload}
+				written = append(written, checker.Written{ID: events[j].ID.String(), Outcome: checker.Committed,
+					Domain: b.domain("big", key), N: i + j, Sum: sha256.Sum256(payload)})
+			}
+			if _, err := outbox.Write(t.Context(), tx, events...); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.Add(written)
+}
+
+// mixed is the workload of most tests here.
+func mixed(s *site, b broker) workload.Options {
+	return workload.Options{Database: s.app, Seed: 1, Writers: 8, Transactions: 60, Keys: 20, MaxEvents: 1000, Emit: 20, Domain: b.domain}
+}
+
+func endToEnd(t *testing.T, b func(*testing.T) broker) {
+	for _, version := range []string{"14", "15", "16", "17", "18"} {
+		t.Run("PostgreSQL "+version, func(t *testing.T) {
+			end := b(t)
+			s := newSite(t, devtest.DatabaseOn(t, devtest.PostgresVersion(t, version).URL("postgres", "postgres")))
+			relay := s.run(end.flags()...)
+			var h workload.History
+			if err := workload.Run(t.Context(), mixed(s, end), &h); err != nil {
+				t.Fatal(err)
+			}
+			writeBig(t, s.app, end, &h, 200_000)
+			judge(t, &h, end, 0)
+			if code := relay.term(); code != 0 {
+				t.Errorf("exit code %d after SIGTERM\n%s", code, relay.logged())
+			}
+		})
+	}
+}
+
+func TestEndToEndKafka(t *testing.T) {
+	endToEnd(t, func(t *testing.T) broker { return newKafkaEnd(t, devtest.Kafka(t)) })
+}
+
+func TestEndToEndRabbitMQ(t *testing.T) {
+	endToEnd(t, func(t *testing.T) broker { return newRabbitEnd(t, devtest.RabbitMQ(t)) })
+}
+
+// underLoad writes while disturb runs, and ends the writers after it.
+func underLoad(t *testing.T, o workload.Options, h *workload.History, disturb func()) {
+	t.Helper()
+	o.Transactions, o.MaxEvents, o.Pause = 0, 50, 5*time.Millisecond
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	result := make(chan error, 1)
+	go func() { result <- workload.Run(ctx, o, h) }()
+	disturb()
+	stop()
+	if err := <-result; err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestKillLoop kills the relay at random twenty times. What was in flight, and
+// what was acked since the last witness, may come twice; nothing else may go
+// wrong.
+func TestKillLoop(t *testing.T) {
+	for name, b := range map[string]func(*testing.T) broker{
+		"Kafka":    func(t *testing.T) broker { return newKafkaEnd(t, devtest.Kafka(t)) },
+		"RabbitMQ": func(t *testing.T) broker { return newRabbitEnd(t, devtest.RabbitMQ(t)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			end := b(t)
+			s := newSite(t, devtest.Database(t))
+			rng := rand.New(rand.NewPCG(7, 7))
+			var h workload.History
+			underLoad(t, mixed(s, end), &h, func() {
+				for range 20 {
+					r := s.run(end.flags()...)
+					<-time.After(time.Duration(500+rng.IntN(1500)) * time.Millisecond)
+					r.kill()
+				}
+			})
+			s.run(end.flags()...)
+			v := judge(t, &h, end, h.Committed())
+			// A kill repeats at most about what a second acks.
+			if bound := 20 * (v.Written/20 + 1000); v.Duplicates > bound {
+				t.Errorf("%d duplicates after 20 kills", v.Duplicates)
+			}
+		})
+	}
+}
+
+// TestStopAndStart stops the relay in good order again and again: nothing comes
+// twice.
+func TestStopAndStart(t *testing.T) {
+	for name, b := range map[string]func(*testing.T) broker{
+		"Kafka":    func(t *testing.T) broker { return newKafkaEnd(t, devtest.Kafka(t)) },
+		"RabbitMQ": func(t *testing.T) broker { return newRabbitEnd(t, devtest.RabbitMQ(t)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			end := b(t)
+			s := newSite(t, devtest.Database(t))
+			var h workload.History
+			underLoad(t, mixed(s, end), &h, func() {
+				for range 6 {
+					r := s.run(end.flags()...)
+					r.ready()
+					<-time.After(time.Second)
+					if code := r.term(); code != 0 {
+						t.Errorf("exit code %d\n%s", code, r.logged())
+					}
+				}
+			})
+			s.run(end.flags()...)
+			judge(t, &h, end, 0)
+		})
+	}
+}
+
+// TestPostgresRestarts restarts the server under load while the relay lives.
+// The server may send again everything since its last slot save; nothing of it
+// is published twice.
+func TestPostgresRestarts(t *testing.T) {
+	for _, version := range []string{"15", "17"} {
+		for _, mode := range []string{"fast", "immediate"} {
+			t.Run(version+" "+mode, func(t *testing.T) {
+				server, err := devenv.StartPostgres(t.Context(), devenv.PostgresOptions{Version: version})
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { _ = server.Close() })
+				end := newKafkaEnd(t, devtest.Kafka(t))
+				s := newSite(t, server.URL("postgres", "postgres"))
+				s.run(end.flags()...).ready()
+				var h workload.History
+				underLoad(t, mixed(s, end), &h, func() {
+					for range 3 {
+						<-time.After(2 * time.Second)
+						if err := server.Stop(t.Context(), mode); err != nil {
+							t.Fatal(err)
+						}
+						if err := server.Start(t.Context()); err != nil {
+							t.Fatal(err)
+						}
+					}
+					<-time.After(2 * time.Second)
+				})
+				judge(t, &h, end, 0)
+			})
+		}
+	}
+}
+
+// TestKafkaRestarts restarts the broker under load. The client's idempotent
+// producer resolves what it does not know: nothing comes twice.
+func TestKafkaRestarts(t *testing.T) {
+	kafka, err := devenv.StartKafka(t.Context(), devenv.KafkaOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = kafka.Close() })
+	end := newKafkaEnd(t, kafka.Brokers())
+	s := newSite(t, devtest.Database(t))
+	s.run(end.flags()...).ready()
+	var h workload.History
+	underLoad(t, mixed(s, end), &h, func() {
+		for range 2 {
+			<-time.After(2 * time.Second)
+			if err := kafka.Stop(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if err := kafka.Start(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		<-time.After(2 * time.Second)
+	})
+	judge(t, &h, end, 0)
+}
+
+// TestRabbitMQRestarts restarts the broker under load. What was unconfirmed is
+// unknown and is published again.
+func TestRabbitMQRestarts(t *testing.T) {
+	rabbit, err := devenv.StartRabbitMQ(t.Context(), devenv.RabbitMQOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = rabbit.Close() })
+	end := newRabbitEnd(t, rabbit.URL())
+	s := newSite(t, devtest.Database(t))
+	s.run(end.flags()...).ready()
+	var h workload.History
+	const restarts, window = 2, 5000
+	underLoad(t, mixed(s, end), &h, func() {
+		for range restarts {
+			<-time.After(2 * time.Second)
+			if err := rabbit.Stop(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if err := rabbit.Start(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		<-time.After(2 * time.Second)
+	})
+	judge(t, &h, end, restarts*window)
+}
+
+// TestIdleOutboxBesideBusyTable: the slot follows the WAL of others, and the
+// relay writes nothing while the server is idle.
+func TestIdleOutboxBesideBusyTable(t *testing.T) {
+	end := newKafkaEnd(t, devtest.Kafka(t))
+	s := newSite(t, devtest.Database(t))
+	s.run(end.flags()...).ready()
+	s.exec("CREATE TABLE busy AS SELECT i, repeat('x', 1000) FROM generate_series(1, 100000) i")
+	target := s.value("SELECT pg_current_wal_lsn()::text")
+	eventually(t, 10*time.Second, "the slot follows", func() bool {
+		return s.value("SELECT (confirmed_flush_lsn >= '"+target+"')::text FROM pg_replication_slots WHERE slot_name LIKE '%"+s.pipeline+"%'") == "true"
+	})
+	version := s.value("SELECT version::text FROM outboxd.witness")
+	<-time.After(7 * time.Second)
+	if now := s.value("SELECT version::text FROM outboxd.witness"); now != version {
+		t.Errorf("the relay wrote the witness on an idle server: version %s, then %s", version, now)
+	}
+}
+
+// TestFastShutdownFarBehind: a fast shutdown ends within 5 s with the slot 1 GB
+// behind a broker that is away.
+func TestFastShutdownFarBehind(t *testing.T) {
+	server, err := devenv.StartPostgres(t.Context(), devenv.PostgresOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = server.Close() })
+	end := newKafkaEnd(t, devtest.Kafka(t))
+	s := newSite(t, server.URL("postgres", "postgres"))
+	s.exec(`INSERT INTO outbox (id, aggregatetype, aggregateid, type, payload)
+		SELECT gen_random_uuid(), 'big', (i % 1000)::text, 'big.counted', json_build_object('fill', repeat('x', 700)) FROM generate_series(1, 1000000) i`)
+	r := s.run(end.flags()...)
+	eventually(t, 30*time.Second, "the relay is catching up", func() bool { return r.metric("outboxd_events_published_total") > 1000 })
+	began := time.Now()
+	if err := server.Stop(t.Context(), "fast"); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("the server took %s to stop", took)
+	}
+}
+
+// TestMemoryOfOneHugeTransaction: 1,000,000 events in one transaction go
+// through a relay of less than 128 MB.
+func TestMemoryOfOneHugeTransaction(t *testing.T) {
+	end := newKafkaEnd(t, devtest.Kafka(t))
+	s := newSite(t, devtest.Database(t))
+	r := s.run(end.flags()...)
+	r.ready()
+	const n = 1_000_000
+	s.exec(fmt.Sprintf(`INSERT INTO outbox (id, aggregatetype, aggregateid, type, payload)
+		SELECT gen_random_uuid(), 'big', (i %% 1000)::text, 'big.counted', json_build_object('fill', repeat('x', 250)) FROM generate_series(1, %d) i`, n))
+	eventually(t, 3*time.Minute, "everything is published", func() bool { return r.metric("outboxd_events_published_total") >= n })
+	rss := r.peakRSS()
+	t.Logf("peak RSS %d MiB", rss>>20)
+	if rss > 128<<20 {
+		t.Errorf("peak RSS %d MiB, 128 allowed", rss>>20)
+	}
+}
