@@ -18,15 +18,8 @@ import (
 // Buckets is how many partitions setup makes.
 const Buckets = 8
 
-// spare is how many buckets of a ring hold no row that must be kept.
-//
-// A row written at time t goes to bucket k % n, k = floor(t / width). While
-// bucket k is written, bucket k+1 is kept clear of: it is the next to be
-// written, and a truncation that is late must not stand in the way of writers.
-// So the one to empty is (k+2) % n, whose rows were written in the period
-// k+2-n. The youngest of them may have been written at its very end, and the
-// oldest moment at which it may be truncated is the very start of k, n-3 widths
-// later. The two buckets beside it and itself are the spare.
+// spare is how many buckets of a ring hold no row that must still be kept: the
+// one being written, and the two that are written next. See Oldest.
 const spare = 3
 
 // Ring is how an outbox table is partitioned.
@@ -49,6 +42,20 @@ func NewRing(table string, retention time.Duration) Ring {
 
 // Holds is the longest retention that the ring can give.
 func (r Ring) Holds() time.Duration { return time.Duration(r.Buckets-spare) * r.Width }
+
+// Oldest returns the bucket to empty at the given time, in seconds since 1970
+// UTC.
+//
+// A row written at time t is in bucket k % n, k = floor(t / width). While
+// period k lasts, bucket k+1 is left alone: it is written next, and a
+// truncation that is late must not stand in the way. So it is the turn of
+// bucket k+2, whose rows are of period k+2-n. That period ended at (k+3-n) ×
+// width, and now is k × width at least: the rows are n-3 widths old, or older.
+// And none is older than n-1 widths, if rotation keeps up.
+func (r Ring) Oldest(now int64) int {
+	k := now / int64(r.Width/time.Second)
+	return int((k + 2) % int64(r.Buckets))
+}
 
 // Read returns the ring of a table, schema.name, and false when it has none:
 // setup did not make the table.

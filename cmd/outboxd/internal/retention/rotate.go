@@ -43,22 +43,27 @@ type Result struct {
 // Why no row is lost that could still be needed. A row is needed until it has
 // been relayed: should the slot be lost, it is replayed from the table.
 //
-//  1. The mark is taken under a SHARE lock on the partition. It waits for each
-//     transaction that has written there to end and keeps others from
+//  1. The mark is taken under a SHARE lock on the partition. The lock waits for
+//     each transaction that has written there to end and keeps others from
 //     beginning to. So every row then in the partition is of a transaction
 //     whose commit record is in the WAL, below the insert position read next,
-//     also with asynchronous commit. That position, the number of rows and the
-//     highest seq are the mark; the lock is released.
+//     also with asynchronous commit. That position is one half of the mark; the
+//     other is the oldest xid then running, or the next one. The lock is
+//     released.
 //  2. A witness whose acked_lsn has reached the mark's position says that the
 //     broker has acked all of these rows. Acked positions do not go back.
-//  3. The partition is locked in SHARE mode again. If the number of rows and
-//     the highest seq are those of the mark, nothing was added in between, by
-//     a writer with a wrong bucket or a wrong clock: rows are only ever added,
-//     and seq rises with each. Otherwise the new rows are marked instead. Their
-//     xids would not tell: a transaction may have got its xid before the mark
-//     was taken and have written here only after it.
+//  3. The partition is locked in SHARE mode again and searched for rows added
+//     in between, by somebody with a wrong bucket or a clock that jumped. Who
+//     added them wrote after the mark, so their transaction was either running
+//     when it was taken or began later: the row's xid is the mark's or newer.
+//     (The newest xid in the partition at the mark would not do: a transaction
+//     may get its xid and its seq first, wait behind our lock and write then.)
+//     If there is one, this is a new mark, and nothing else is done.
 //  4. TRUNCATE comes in the same transaction, so that nothing is written
 //     between the look and it.
+//
+// Rows restored from a dump of another cluster may have xids that this one has
+// not reached. No transaction of this cluster wrote them, so they count as old.
 //
 // Why nobody is held up. Writers are on another partition; the lock of TRUNCATE
 // is on the leaf alone, and asked for only when there is something to empty,
@@ -72,25 +77,21 @@ type Rotator struct {
 	mark  *mark
 }
 
-// mark is what a partition held when all its writers had ended, and where the
-// WAL was.
+// mark is where the server was when all writers of a partition had ended.
 type mark struct {
 	partition string
-	contents
-	lsn string // pg_lsn
-}
-
-type contents struct {
-	rows, maxSeq int64
+	lsn       string // pg_lsn: every row is of a transaction that committed before it
+	xid       string // xid8: who writes from now on has this xid or a newer one
 }
 
 // NewRotator returns the rotator of a table, schema.name.
 func NewRotator(table string) *Rotator { return &Rotator{table: table} }
 
 // Rotate does the next step on the oldest bucket. It is meant to be called
-// about once a minute, on a connection that nobody waits for: it reads the
-// partition twice in its life and may wait two seconds for a lock. The role
-// needs SELECT and TRUNCATE on the partitions.
+// about once a minute, on a connection of its own: it reads the partition from
+// end to end once before it truncates, which takes as long as that takes, and
+// may wait two seconds for a lock. The role needs SELECT and TRUNCATE on the
+// partitions.
 func (r *Rotator) Rotate(ctx context.Context, conn *pgx.Conn) (Result, error) {
 	ring, ok, err := Read(ctx, conn, r.table)
 	if err != nil || !ok {
@@ -122,24 +123,23 @@ func (r *Rotator) step(ctx context.Context, conn *pgx.Conn, partition string) (O
 			return Behind, 0, err
 		}
 	}
-	outcome := Marked
-	var found contents
-	err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-		var err error
-		outcome, found, err = r.locked(ctx, tx, partition)
+	var outcome Outcome
+	var rows int64
+	// READ COMMITTED, whatever the default: each statement has a snapshot of its
+	// own, taken after the lock was.
+	options := pgx.TxOptions{IsoLevel: pgx.ReadCommitted}
+	err := pgx.BeginTxFunc(ctx, conn, options, func(tx pgx.Tx) (err error) {
+		outcome, rows, err = r.locked(ctx, tx, partition)
 		return err
 	})
 	var pgErr *pgconn.PgError
 	if errors.As(err, &pgErr) && (pgErr.Code == lockNotAvailable || pgErr.Code == deadlockDetected) {
 		return Busy, 0, nil
 	}
-	if err != nil {
-		return "", 0, err
-	}
-	if outcome == Truncated {
+	if outcome == Truncated && err == nil {
 		r.mark = nil
 	}
-	return outcome, found.rows, nil
+	return outcome, rows, err
 }
 
 const (
@@ -147,30 +147,35 @@ const (
 	deadlockDetected = "40P01"
 )
 
-// locked does what needs the lock: it truncates the partition if it holds what
-// was marked, and marks it otherwise.
-func (r *Rotator) locked(ctx context.Context, tx pgx.Tx, partition string) (Outcome, contents, error) {
-	var found contents
+// locked does what needs the lock: it truncates the partition if nothing was
+// added since the mark, and marks it otherwise.
+func (r *Rotator) locked(ctx context.Context, tx pgx.Tx, partition string) (Outcome, int64, error) {
 	_, err := tx.Exec(ctx, "SET LOCAL lock_timeout = '"+lockTimeout+"'")
 	if err == nil {
 		_, err = tx.Exec(ctx, "LOCK TABLE ONLY "+partition+" IN SHARE MODE")
 	}
-	if err == nil {
-		err = tx.QueryRow(ctx, "SELECT count(*), coalesce(max(seq), 0) FROM "+partition).Scan(&found.rows, &found.maxSeq)
-	}
 	if err != nil {
-		return "", found, err
+		return "", 0, err
 	}
-	if r.mark != nil && r.mark.partition == partition && r.mark.contents == found {
-		_, err = tx.Exec(ctx, "TRUNCATE TABLE ONLY "+partition)
-		return Truncated, found, err
+	if r.mark != nil && r.mark.partition == partition {
+		var rows, added int64
+		err := tx.QueryRow(ctx, `SELECT count(*), count(*) FILTER (WHERE xid >= $1::text::xid8 AND xid < pg_snapshot_xmax(pg_current_snapshot()))
+			FROM ONLY `+partition, r.mark.xid).Scan(&rows, &added)
+		if err != nil {
+			return "", 0, err
+		}
+		if added == 0 {
+			_, err = tx.Exec(ctx, "TRUNCATE TABLE ONLY "+partition)
+			return Truncated, rows, err
+		}
 	}
-	next := &mark{partition: partition, contents: found}
-	if err := tx.QueryRow(ctx, "SELECT pg_current_wal_insert_lsn()::text").Scan(&next.lsn); err != nil {
-		return "", found, err
+	next := &mark{partition: partition}
+	err = tx.QueryRow(ctx, "SELECT pg_current_wal_insert_lsn()::text, pg_snapshot_xmin(pg_current_snapshot())::text").Scan(&next.lsn, &next.xid)
+	if err != nil {
+		return "", 0, err
 	}
 	r.mark = next
-	return Marked, found, nil
+	return Marked, 0, nil
 }
 
 // passed says whether every pipeline on the table has relayed what was marked.
@@ -182,9 +187,13 @@ func (r *Rotator) passed(ctx context.Context, conn *pgx.Conn) (passed bool, err 
 }
 
 // oldest returns the partition to empty next, quoted. The server's clock
-// decides, as it does for the column's default; seconds since 1970 know no time
-// zone.
+// decides, as it does for the column's default.
 func oldest(ctx context.Context, conn *pgx.Conn, ring Ring) (partition string, err error) {
+	var now int64
+	if err := conn.QueryRow(ctx, "SELECT floor(date_part('epoch', clock_timestamp()))::bigint").Scan(&now); err != nil {
+		return "", err
+	}
+	bucket := ring.Oldest(now)
 	err = conn.QueryRow(ctx, `
 		SELECT format('%I.%I', n.nspname, c.relname)
 		FROM pg_inherits i
@@ -192,12 +201,10 @@ func oldest(ctx context.Context, conn *pgx.Conn, ring Ring) (partition string, e
 		JOIN pg_namespace n ON n.oid = c.relnamespace
 		JOIN pg_class parent ON parent.oid = i.inhparent
 		JOIN pg_namespace pn ON pn.oid = parent.relnamespace
-		WHERE pn.nspname || '.' || parent.relname = $1
-		  AND substring(pg_get_expr(c.relpartbound, c.oid) FROM '\d+')::int =
-		      (floor(date_part('epoch', clock_timestamp()) / $2)::bigint + 2) % $3`,
-		ring.Table, ring.Width.Seconds(), ring.Buckets).Scan(&partition)
+		WHERE pn.nspname || '.' || parent.relname = $1 AND substring(pg_get_expr(c.relpartbound, c.oid) FROM '\d+')::int = $2`,
+		ring.Table, bucket).Scan(&partition)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return "", errors.New("the partition is gone: it was detached or dropped by hand")
+		return "", fmt.Errorf("there is none for bucket %d: it was detached or dropped by hand", bucket)
 	}
 	return partition, err
 }

@@ -3,6 +3,7 @@ package setup_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -85,9 +86,7 @@ func testFunctions(t *testing.T, d *database) {
 	if want := id + `|order|7|OrderPlaced|{"n":  1.10}|{"traceparent": "x"}|t|t`; row != want {
 		t.Errorf("got  %s\nwant %s", row, want)
 	}
-	if emitted := d.text(t, `SELECT outboxd.emit('order', '7', 'OrderPlaced', '{}')::text`); len(emitted) != 36 {
-		t.Errorf("emit returned %q", emitted)
-	}
+	testEmit(t, d)
 	if _, err := d.conn.Exec(t.Context(), "SELECT outboxd.publish('order', NULL, 'OrderPlaced', '{}')"); err == nil {
 		t.Error("an event without aggregate id was accepted")
 	}
@@ -98,6 +97,30 @@ func testFunctions(t *testing.T, d *database) {
 	_, err = outbox.Write(t.Context(), tx, outbox.Event{AggregateType: "order", AggregateID: "8", Type: "OrderPlaced", Payload: []byte(`{}`)})
 	if err = errors.Join(err, tx.Commit(t.Context())); err != nil {
 		t.Errorf("outbox.Write into the table of setup: %v", err)
+	}
+}
+
+// testEmit reads back what outboxd.emit wrote with the relay's own decoder.
+func testEmit(t *testing.T, d *database) {
+	id := d.text(t, `SELECT outboxd.emit('order', '7', 'OrderPlaced', '{"n":  1.10, "n": 2}', '{"traceparent": "x"}')::text`)
+	var content []byte
+	err := d.conn.QueryRow(t.Context(), `SELECT data FROM outboxd.witness, pg_logical_slot_peek_binary_changes(slot, NULL, NULL,
+		'proto_version', '1', 'publication_names', quote_ident(publication), 'messages', 'true') WHERE get_byte(data, 0) = ascii('M')`).Scan(&content)
+	if err != nil {
+		t.Fatal(err)
+	}
+	head := len("M") + 1 + 8 + len(outbox.MessagePrefix) + 1 + 4 // flags, LSN, prefix, length
+	m, err := outbox.DecodeMessage(content[head:])
+	if err != nil || len(m.Events) != 1 {
+		t.Fatalf("decode %q: %v", content[head:], err)
+	}
+	e := m.Events[0]
+	got := fmt.Sprint(e.ID, e.AggregateType, e.AggregateID, e.Type, string(e.Payload), e.Headers)
+	if want := fmt.Sprint(id, "order", "7", "OrderPlaced", `{"n":  1.10, "n": 2}`, []outbox.Header{{Name: "traceparent", Value: "x"}}); got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+	if age := time.Since(m.Time); age < -time.Minute || age > time.Minute {
+		t.Errorf("the message is of %s", m.Time)
 	}
 }
 
@@ -112,9 +135,10 @@ func TestBucketIgnoresTimeZone(t *testing.T) {
 }
 
 func TestPayloadTypes(t *testing.T) {
+	d := newDatabase(t)
 	for _, typ := range []outbox.PayloadType{outbox.JSON, outbox.JSONB, outbox.Text, outbox.Bytea} {
 		t.Run(string(typ), func(t *testing.T) {
-			d := newDatabase(t)
+			d.reset(t)
 			d.mustApply(t, setup.Options{Payload: typ})
 			d.exec(t, "SELECT outboxd.publish('order', '7', 'OrderPlaced', '{}')")
 			if got := d.text(t, "SELECT pg_typeof(payload)::text FROM outbox"); got != string(typ) {

@@ -24,6 +24,7 @@ func (d *database) unchanged(t *testing.T) {
 }
 
 func TestExistingTableMismatches(t *testing.T) {
+	d := newDatabase(t)
 	for name, c := range map[string]struct {
 		table   string
 		columns string
@@ -48,7 +49,7 @@ func TestExistingTableMismatches(t *testing.T) {
 			want: []string{"1 partitions that are unlogged or foreign"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			d := newDatabase(t)
+			d.reset(t)
 			d.exec(t, "CREATE TYPE hstoreless AS (a int);"+c.table)
 			columns, err := setup.ParseColumns(c.columns)
 			if err != nil {
@@ -67,6 +68,7 @@ func TestExistingTableMismatches(t *testing.T) {
 }
 
 func TestExistingTableAccepted(t *testing.T) {
+	d := newDatabase(t)
 	for name, table := range map[string]string{
 		"plain":         plainOutbox,
 		"Debezium's":    "CREATE TABLE outbox (id uuid PRIMARY KEY, aggregatetype varchar(255) NOT NULL, aggregateid varchar(255) NOT NULL, type varchar(255) NOT NULL, payload jsonb)",
@@ -75,7 +77,7 @@ func TestExistingTableAccepted(t *testing.T) {
 		"other columns": "CREATE TABLE outbox (id uuid, aggregatetype text, aggregateid text, type text, payload json, tenant int NOT NULL)",
 	} {
 		t.Run(name, func(t *testing.T) {
-			d := newDatabase(t)
+			d.reset(t)
 			d.exec(t, table)
 			out := d.mustApply(t, setup.Options{})
 			if count(out, "already there", "table public.outbox: not made here") != 1 {
@@ -89,6 +91,7 @@ func TestExistingTableAccepted(t *testing.T) {
 }
 
 func TestExistingPublication(t *testing.T) {
+	d := newDatabase(t)
 	const ours = "(id, aggregatetype, aggregateid, type, payload)"
 	for name, c := range map[string]struct {
 		publication string
@@ -99,7 +102,7 @@ func TestExistingPublication(t *testing.T) {
 		"in schema":      {"CREATE PUBLICATION pub FOR TABLES IN SCHEMA public", nil},
 		"list":           {"CREATE PUBLICATION pub FOR TABLE outbox " + ours, nil},
 		"no table":       {"CREATE PUBLICATION pub", []string{"does not cover table public.outbox"}},
-		"other schema":   {"CREATE SCHEMA o; CREATE PUBLICATION pub FOR TABLES IN SCHEMA o", []string{"does not cover"}},
+		"other schema":   {"CREATE SCHEMA IF NOT EXISTS o; CREATE PUBLICATION pub FOR TABLES IN SCHEMA o", []string{"does not cover"}},
 		"no insert":      {"CREATE PUBLICATION pub FOR TABLE outbox WITH (publish = 'update')", []string{"does not publish inserts"}},
 		"list too short": {"CREATE PUBLICATION pub FOR TABLE outbox (id, aggregatetype, type)", []string{"leaves out columns of table public.outbox that the relay reads: aggregateid, payload"}},
 		"filter":         {"CREATE PUBLICATION pub FOR TABLE outbox WHERE (type <> 'x') WITH (publish = 'insert')", []string{"filters the rows"}},
@@ -107,7 +110,7 @@ func TestExistingPublication(t *testing.T) {
 			[]string{"does not publish inserts", "filters the rows", "leaves out columns"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			d := newDatabase(t)
+			d.reset(t)
 			d.exec(t, plainOutbox+"ALTER TABLE outbox REPLICA IDENTITY FULL;"+c.publication)
 			before := d.text(t, "SELECT xmin::text || oid::text FROM pg_publication")
 			_, err := d.apply(t, setup.Options{Publication: "pub"})
