@@ -32,9 +32,7 @@ func (s *session) fill() {
 	for size := 0; size < enough; size += len(value) {
 		r := s.record(key(len(s.offered) % 8))
 		r.Value = value
-		ctx, cancel := context.WithTimeout(context.Background(), moment)
-		err := s.publish(ctx, r)
-		cancel()
+		err := s.publishFor(moment, r)
 		if errors.Is(err, context.DeadlineExceeded) {
 			return
 		}
@@ -43,6 +41,22 @@ func (s *session) fill() {
 		}
 	}
 	s.t.Fatalf("publish took %d bytes while nothing arrives, and does not block", enough)
+}
+
+// publishFor offers r and expects Publish to return soon after timeout.
+func (s *session) publishFor(timeout time.Duration, r *publisher.Record) error {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	returned := make(chan error, 1)
+	go func() { returned <- s.publish(ctx, r) }()
+	select {
+	case err := <-returned:
+		return err
+	case <-time.After(timeout + s.patience):
+		s.t.Fatalf("publish has not returned %v after its context ended", s.patience)
+		return nil
+	}
 }
 
 func checkFullWindow(t testing.TB, b Backend) {
@@ -94,7 +108,9 @@ func checkCloseGivesUp(t testing.TB, b Backend) {
 	resume := target.Stall()
 	defer resume()
 	for i := range 20 {
-		s.mustPublish(s.record(key(i)))
+		r := s.record(key(i))
+		r.Value = bytes.Repeat([]byte("x"), 8<<10) // more than a pipe holds
+		s.mustPublish(r)
 	}
 	if err := s.close(moment); err == nil {
 		t.Errorf("close gave records up and returns nil")

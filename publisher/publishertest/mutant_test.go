@@ -141,7 +141,7 @@ var faults = []fault{
 		m.done(r, err)
 	}},
 	{name: "takes without bound", window: 1 << 20},
-	{name: "takes while publish returns an error", publish: func(m *mutant, ctx context.Context, r *publisher.Record) error {
+	{name: "publish does not obey its context", publish: func(m *mutant, ctx context.Context, r *publisher.Record) error {
 		err := m.Publisher.Publish(context.WithoutCancel(ctx), r)
 		if ctx.Err() != nil {
 			return ctx.Err()
