@@ -1,0 +1,167 @@
+package demo
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"os/exec"
+	"regexp"
+	"strings"
+	"sync"
+	"syscall"
+)
+
+// relay is an outboxd run of one pipeline that can be killed and started again.
+type relay struct {
+	pipeline
+	binary   string
+	database string
+	failed   func(error) // told of an end that nobody asked for
+
+	mu      sync.Mutex // guards all below
+	cmd     *exec.Cmd  // nil while none runs that should
+	exited  chan struct{}
+	metrics string         // URL, empty until it is known
+	log     []string       // its last lines
+	current map[string]int // events that this life published, by destination
+	before  map[string]int // those of the lives before
+}
+
+func newRelay(p pipeline, binary, database string, failed func(error)) *relay {
+	return &relay{pipeline: p, binary: binary, database: database, failed: failed, before: map[string]int{}}
+}
+
+// logLines is how much of a relay's log is kept for the error that ends it.
+const logLines = 20
+
+// start begins the relay's next life.
+func (r *relay) start() error {
+	args := append([]string{"run", "--database", r.database, "--pipeline", r.name, "--metrics", "127.0.0.1:0"}, r.flags...)
+	cmd := exec.Command(r.binary, args...)
+	cmd.Env = environment()
+	// Ctrl-C is for us alone: the relay is stopped when it is its turn.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	stderr, err := cmd.StderrPipe()
+	if err != nil {
+		return fmt.Errorf("start outboxd: %w", err)
+	}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("start outboxd: %w", err)
+	}
+	guard, err := newGuard(cmd.Process.Pid)
+	if err != nil {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		return err
+	}
+	exited := make(chan struct{})
+	r.mu.Lock()
+	r.cmd, r.exited, r.metrics, r.log = cmd, exited, "", nil
+	r.mu.Unlock()
+	go func() {
+		defer close(exited)
+		r.read(stderr)
+		err := cmd.Wait()
+		guard.dismiss()
+		r.ended(cmd, err)
+	}()
+	return nil
+}
+
+// listening finds the port that --metrics 127.0.0.1:0 picked.
+var listening = regexp.MustCompile(`listening.*(http://127\.0\.0\.1:\d+/metrics)`)
+
+// read reads the log of one life to its end.
+func (r *relay) read(log io.Reader) {
+	lines := bufio.NewScanner(log)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		r.mu.Lock()
+		r.log = append(r.log, lines.Text())
+		r.log = r.log[max(0, len(r.log)-logLines):]
+		if m := listening.FindStringSubmatch(lines.Text()); m != nil && r.metrics == "" {
+			r.metrics = m[1]
+		}
+		r.mu.Unlock()
+	}
+}
+
+// ended reports the end of a process, unless it was asked for: then leave has
+// taken the process out of r.
+func (r *relay) ended(cmd *exec.Cmd, err error) {
+	r.mu.Lock()
+	unasked, log := r.cmd == cmd, strings.Join(r.log, "\n")
+	r.mu.Unlock()
+	if unasked {
+		r.failed(fmt.Errorf("outboxd run --pipeline %s ended (%v):\n%s", r.name, err, log))
+	}
+}
+
+// leave takes the process out of r, as one that is about to end.
+func (r *relay) leave() (*exec.Cmd, chan struct{}) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	cmd := r.cmd
+	r.cmd = nil
+	for destination, n := range r.current {
+		r.before[destination] += n
+	}
+	r.current = nil
+	return cmd, r.exited
+}
+
+// kill is kill -9.
+func (r *relay) kill() {
+	r.ask() // nobody can afterwards
+	cmd, exited := r.leave()
+	if cmd == nil {
+		return
+	}
+	_ = cmd.Process.Kill() // fails only when it has ended
+	<-exited
+}
+
+// stop is SIGTERM: the relay waits for the broker's acks, confirms, and exits
+// with 0. It is killed when ctx ends before that.
+func (r *relay) stop(ctx context.Context) error {
+	r.ask()
+	cmd, exited := r.leave()
+	if cmd == nil {
+		return nil
+	}
+	_ = cmd.Process.Signal(syscall.SIGTERM) // fails only when it has ended
+	select {
+	case <-exited:
+	case <-ctx.Done():
+		_ = cmd.Process.Kill()
+		<-exited
+	}
+	if cmd.ProcessState.ExitCode() != 0 {
+		return fmt.Errorf("outboxd run --pipeline %s did not end in order on SIGTERM: %s", r.name, cmd.ProcessState)
+	}
+	return nil
+}
+
+// relayState is what people see of a relay.
+type relayState struct {
+	name      string
+	pid       int            // 0: none runs
+	published map[string]int // by destination, in all lives
+}
+
+// state asks the relay how far it is.
+func (r *relay) state() relayState {
+	r.ask()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := relayState{name: r.name, published: maps.Clone(r.before)}
+	for destination, n := range r.current {
+		s.published[destination] += n
+	}
+	if r.cmd != nil {
+		s.pid = r.cmd.Process.Pid
+	}
+	return s
+}
