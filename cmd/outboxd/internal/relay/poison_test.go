@@ -126,6 +126,8 @@ func TestPoisonBehindBrokenPublisher(t *testing.T) {
 		b.slot.insert(event(1), "two")
 		b.start()
 		b.expectPoison(event(0))
+		b.expect("in flight", b.exposed("outboxd_inflight_events"), "0")
+		b.expect("sessions", b.exposed(`outboxd_sessions_total{reason="poison"}`), "1")
 	})
 }
 

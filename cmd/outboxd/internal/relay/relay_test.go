@@ -177,6 +177,8 @@ func TestPublishesInOrder(t *testing.T) {
 		}
 		b.expect("published_total", b.exposed(`outboxd_events_published_total{destination="outbox.event.order"}`), "200")
 		b.expect("received_total", b.exposed("outboxd_events_received_total"), "200")
+		b.expect("latencies", b.exposed("outboxd_commit_to_ack_seconds_count"), "200")
+		b.expect("sessions", b.exposed(`outboxd_sessions_total{reason="stop"}`), "1")
 		b.expect("inflight_events", b.exposed("outboxd_inflight_events"), "0")
 		b.expect("inflight_bytes", b.exposed("outboxd_inflight_bytes"), "0")
 	})
