@@ -15,8 +15,6 @@ TESTFLAGS ?=
 # How long each fuzz target runs.
 FUZZTIME  ?= 30s
 
-VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
-
 # Two packages at a time suit two cores; a third would only make the services
 # slower. The race detector needs a C compiler.
 gotest = go run ./internal/devenv/cmd/gotest \
@@ -29,7 +27,7 @@ help: ## Show this list
 .PHONY: build
 build: ## Build bin/outboxd
 	@mkdir -p bin
-	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/ ./cmd/outboxd
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o bin/ ./cmd/outboxd
 
 .PHONY: services
 services: ## Install and download what the tests need
@@ -50,7 +48,7 @@ test-embedded: build
 	@echo
 	@echo 'not covered, for lack of real Kafka and RabbitMQ (make test covers it):'
 	@grep -rl --include='*_test.go' '^//go:build !embedded' . | sort | while read -r file; do \
-		sed -n "s|^func \(Test[A-Za-z0-9_]*\)(.*|  $${file%/*} \1|p" "$$file"; done
+		sed -n "/^func TestMain(/d; s|^func \(Test[A-Za-z0-9_]*\)(.*|  $${file%/*} \1|p" "$$file"; done
 
 .PHONY: lint
 lint: bin/golangci-lint-$(GOLANGCI_LINT_VERSION) mod-check ## Check format, vet, static analysis and go.mod

@@ -78,6 +78,7 @@ func fetchHere(version, dir string) error {
 		DataPath(filepath.Join(scratch, "data")).
 		StartParameters(map[string]string{"unix_socket_directories": "", "listen_addresses": "127.0.0.1"}).
 		Port(uint32(port)).
+		StartTimeout(startTimeout).
 		Logger(io.Discard))
 	if err := server.Start(); err != nil {
 		return err
