@@ -92,17 +92,26 @@ func (c *corner) config() rabbitmq.Config {
 	return config
 }
 
-// messages takes all messages out of a queue.
+// messages takes all messages out of a queue. basic.get would cost a write to
+// disk for each.
 func (c *corner) messages(queue string) []amqp.Delivery {
 	c.t.Helper()
 	var ms []amqp.Delivery
 	for {
-		m, ok, err := c.ch.Get(queue, true)
+		q, err := c.ch.QueueDeclarePassive(queue, true, false, false, false, nil)
 		c.must(err)
-		if !ok {
+		if q.Messages == 0 {
 			return ms
 		}
-		ms = append(ms, m)
+		deliveries, err := c.ch.Consume(queue, "reader", true, false, false, false, nil)
+		c.must(err)
+		for range q.Messages {
+			ms = append(ms, <-deliveries)
+		}
+		c.must(c.ch.Cancel("reader", false))
+		for m := range deliveries {
+			ms = append(ms, m)
+		}
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"net"
 	"regexp"
 	"strconv"
 	"strings"
@@ -20,13 +21,12 @@ import (
 func openError(addr string, err, read error) error {
 	var amqpErr *amqp.Error
 	var certificate *tls.CertificateVerificationError
-	var alert tls.AlertError
 	switch {
-	case errors.As(err, &certificate) || errors.As(err, &alert) || errors.As(read, &alert):
-		if alert != 0 {
-			err = alert
-		}
+	case errors.As(err, &certificate) || tlsAlert(err):
 		return &publisher.ConfigError{Code: "config", Detail: "open TLS connection to " + addr, Err: err}
+	case tlsAlert(read):
+		// TLS 1.3 refuses a client's certificate after the handshake.
+		return &publisher.ConfigError{Code: "config", Detail: "open TLS connection to " + addr, Err: read}
 	case errors.Is(err, amqp.ErrSASL):
 		return &publisher.ConfigError{Code: "auth", Detail: fmt.Sprintf("log in to %s: the broker offers no SASL mechanism that was configured", addr)}
 	case errors.As(err, &amqpErr) && amqpErr.Server:
@@ -37,6 +37,13 @@ func openError(addr string, err, read error) error {
 		return fmt.Errorf("open connection to %s: %w", addr, read)
 	}
 	return fmt.Errorf("open connection to %s: %w", addr, err)
+}
+
+// tlsAlert says whether the other side ended TLS with an alert: it wants another
+// certificate or protocol version. The alert's own type is not exported.
+func tlsAlert(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "remote error"
 }
 
 // openRefused judges the broker's own answer to connection.open.

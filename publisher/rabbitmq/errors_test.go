@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"io"
+	"net"
 	"strings"
 	"testing"
 
@@ -39,7 +40,9 @@ func TestOpenError(t *testing.T) {
 	}{
 		{"refused connection", errors.New("connection refused"), nil, "", "h:1: connection refused"},
 		{"unknown authority", &tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}}, nil, "config", "unknown authority"},
-		{"server wants a certificate", io.EOF, tls.AlertError(116), "config", "certificate required"},
+		{"server wants a certificate", io.EOF, &net.OpError{Op: "remote error", Err: errors.New("certificate required")}, "config", "certificate required"},
+		{"server ends the handshake", &net.OpError{Op: "remote error", Err: errors.New("bad certificate")}, nil, "config", "bad certificate"},
+		{"read fails", io.EOF, &net.OpError{Op: "read", Err: errors.New("connection reset")}, "", "connection reset"},
 		{"no common mechanism", amqp.ErrSASL, nil, "auth", "SASL"},
 		{"login refused", server(403, "ACCESS_REFUSED - Login was refused"), nil, "auth", "Login was refused"},
 		{"reset while logging in", amqp.ErrCredentials, errors.New("connection reset"), "", "connection reset"},

@@ -132,12 +132,13 @@ func TestFaults(t *testing.T) {
 			config := c.config()
 			config.Heartbeat = time.Second
 			config.ConnectTimeout = 2 * time.Second
-			r := newRun(t, config, 50_000, 1_000)
+			r := newRun(t, config, 20_000, 1_000)
 			r.whileRunning(func() { f.disturb(c) })
 			if r.classes[f.class] == 0 {
 				t.Errorf("failures %v, want some %s: the fault was not met", r.classes, f.class)
 			}
-			if n := r.classes["refused"]; n > 0 {
+			// A node that comes up refuses what its queues cannot take yet.
+			if n := r.classes["refused"]; n > 0 && !strings.Contains(f.name, "started again") {
 				t.Errorf("%d records pass for refused", n)
 			}
 			if c.ch.IsClosed() {
