@@ -185,11 +185,11 @@ func (ts *topics) maxMessage(ctx context.Context, name string) (int, error) {
 	if ts.config.MaxMessageBytes > 0 {
 		return ts.config.MaxMessageBytes, nil
 	}
+	var c kadm.ResourceConfig
 	configs, err := ts.admin.DescribeTopicConfigs(ctx, name)
-	if err != nil {
-		return 0, err
+	if err == nil {
+		c, err = configs.On(name, nil)
 	}
-	c, err := configs.On(name, nil)
 	if err == nil {
 		err = c.Err
 	}
