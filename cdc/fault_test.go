@@ -143,6 +143,17 @@ func (f *fixture) as(role, password string) {
 	f.cfg.Database = u.String()
 }
 
+// A table's name is taken as the catalog has it, not folded to lower case.
+func TestTableNameIsNotFolded(t *testing.T) {
+	f := newFixture(t)
+	f.exec(`CREATE TABLE "Out box" (id int)`)
+	f.exec(`ALTER PUBLICATION ` + f.cfg.Publication + ` ADD TABLE "Out box"`)
+	f.cfg.Table = "public.Out box"
+	s := f.session(f.reader())
+	f.exec(`INSERT INTO "Out box" VALUES (1)`)
+	s.take(1)
+}
+
 func TestAdoptAcceptsGap(t *testing.T) {
 	f := newFixture(t)
 	f.led(1)

@@ -47,6 +47,7 @@ func inspectPublication(ctx context.Context, conn *pgx.Conn, version int, cfg *C
 	}
 	p.binary = BinarySafe(columns)
 	name := pgx.Identifier{cfg.Publication}.Sanitize()
+	table := pgx.Identifier(strings.SplitN(cfg.Table, ".", 2)).Sanitize()
 	switch {
 	case !found:
 		return p, &Error{Code: CodePublication, Detail: fmt.Sprintf("publication %s does not exist", name),
@@ -58,13 +59,13 @@ func inspectPublication(ctx context.Context, conn *pgx.Conn, version int, cfg *C
 			Fix: "check --table; outboxd setup creates a missing outbox table"}
 	case !covered:
 		return p, &Error{Code: CodePublicationGap, Detail: fmt.Sprintf("publication %s does not cover the table %s: its events are not in the stream", name, cfg.Table),
-			Fix: fmt.Sprintf("BEGIN; LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE; ALTER PUBLICATION %s ADD TABLE %[1]s; COMMIT; then outboxd adopt, which accepts that events written until then were not published", cfg.Table, name)}
+			Fix: fmt.Sprintf("BEGIN; LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE; ALTER PUBLICATION %s ADD TABLE %[1]s; COMMIT; then outboxd adopt, which accepts that events written until then were not published", table, name)}
 	case !insert:
 		return p, &Error{Code: CodePublicationGap, Detail: fmt.Sprintf("publication %s does not publish inserts", name),
 			Fix: fmt.Sprintf("ALTER PUBLICATION %s SET (publish = 'insert'); then outboxd adopt, which accepts that events written until then were not published", name)}
 	case filter != "":
 		return p, &Error{Code: CodePublicationGap, Detail: fmt.Sprintf("publication %s filters the rows of %s: %s", name, cfg.Table, filter),
-			Fix: fmt.Sprintf("ALTER PUBLICATION %s SET TABLE %s; then outboxd adopt, which accepts that rows filtered until then were not published", name, cfg.Table)}
+			Fix: fmt.Sprintf("ALTER PUBLICATION %s SET TABLE %s; then outboxd adopt, which accepts that rows filtered until then were not published", name, table)}
 	case kind == "p" && !root:
 		return p, &Error{Code: CodePublicationGap, Detail: fmt.Sprintf("%s is partitioned, and publication %s publishes its partitions under their own names", cfg.Table, name),
 			Fix: fmt.Sprintf("ALTER PUBLICATION %s SET (publish_via_partition_root = true); then outboxd adopt", name)}
@@ -100,7 +101,7 @@ func publicationSQL(version int) string {
 			FROM pg_publication_rel r WHERE r.prpubid = p.oid AND (r.prrelid = rel.oid
 				OR r.prrelid IN (SELECT relid FROM pg_partition_ancestors(rel.oid) a(relid)))), '') || ':' || `, schemas, `,
 		rel.oid IS NOT NULL
-		FROM pg_publication p LEFT JOIN pg_class rel ON rel.oid = to_regclass($2)
+		FROM pg_publication p LEFT JOIN pg_class rel ON rel.oid = to_regclass(quote_ident(split_part($2, '.', 1)) || '.' || quote_ident(split_part($2, '.', 2)))
 		WHERE p.pubname = $1`}, "")
 }
 

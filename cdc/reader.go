@@ -24,8 +24,8 @@ type Config struct {
 	Pipeline string
 	// Slot and Publication must exist. Required.
 	Slot, Publication string
-	// Table is the outbox table, schema.name, that the publication must
-	// cover. Empty: logical messages only.
+	// Table is the outbox table that the publication must cover: schema.name
+	// as the catalog has them, unquoted. Empty: logical messages only.
 	Table string
 	// ConfigHash is compared with the leader's while this reader stands by.
 	ConfigHash string

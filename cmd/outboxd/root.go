@@ -31,6 +31,8 @@ commit order per key.
   2. outboxd run       the relay; run two, the second stands by
   3. outboxd teardown  takes back what setup made
 
+outboxd adopt mends what run refuses to go over by itself.
+
 Every flag has an environment variable, OUTBOXD_ and its name; a flag goes
 before its variable. PGHOST, PGUSER, PGPASSWORD and their like are honoured.
 
@@ -76,7 +78,7 @@ func newRoot(env map[string]string, s streams) *cobra.Command {
 	root.SetIn(s.in)
 	root.SetFlagErrorFunc(flagError)
 	root.SetHelpTemplate(helpTemplate)
-	root.AddCommand(newSetup(s), newRun(env, s), newTeardown(s), newVersion(s))
+	root.AddCommand(newSetup(s), newRun(env, s), newAdopt(s), newTeardown(s), newVersion(s))
 	for _, cmd := range root.Commands() {
 		cmd.Args = noArguments
 		documentVariables(cmd.Flags())

@@ -1,0 +1,67 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/outboxd/outboxd/cdc"
+)
+
+func newAdopt(s streams) *cobra.Command {
+	var names pipelineOptions
+	var yes bool
+	cmd := &cobra.Command{
+		Use:   "adopt",
+		Short: "Accept a gap: go on from where the slot stands now",
+		Long: `Shows why the relay of a pipeline refuses to go on by itself: another cluster, a
+slot that somebody recreated or moved, a publication that for a while did not
+cover the table, a database that was restored. Then asks for the pipeline's name
+and makes the slot's position the pipeline's, in a new epoch. Events between the
+two positions are not published by this; look for them in the table first.`,
+		Example: `  outboxd adopt --database postgres://outboxd@db/shop
+  outboxd adopt --database postgres://outboxd@db/shop --yes`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return adopt(cmd.Context(), s, &names, yes)
+		},
+	}
+	names.flags(cmd.Flags())
+	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	return cmd
+}
+
+func adopt(ctx context.Context, s streams, names *pipelineOptions, yes bool) error {
+	id, err := names.names()
+	if err != nil {
+		return &configError{err}
+	}
+	cfg := cdc.Config{Database: names.database, Pipeline: id.Pipeline, Slot: id.Slot, Publication: id.Publication, Table: id.Table()}
+	gap, err := cdc.FindGap(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	if len(gap.Findings) == 0 {
+		fmt.Fprintf(s.out, "pipeline %s: no gap; outboxd run goes on from %s\n", id.Pipeline, gap.Acked)
+		return nil
+	}
+	for _, finding := range gap.Findings {
+		fmt.Fprintf(s.out, "found      %s\n", finding)
+	}
+	fmt.Fprintf(s.out, "published  everything before %s\n", gap.Acked)
+	fmt.Fprintf(s.out, "goes on    from %s, epoch %d\n", gap.Slot, gap.Epoch)
+	if !yes {
+		fmt.Fprintf(s.out, "type the pipeline's name (%s) to accept that what lies between is not published: ", id.Pipeline)
+		answer, _ := bufio.NewReader(s.in).ReadString('\n')
+		if strings.TrimSpace(answer) != id.Pipeline {
+			return fmt.Errorf("nothing was changed: the answer was not the pipeline's name")
+		}
+	}
+	if err := gap.Accept(ctx, cfg); err != nil {
+		return err
+	}
+	fmt.Fprintf(s.out, "accepted   start the relay with outboxd run\n")
+	return nil
+}
