@@ -190,6 +190,12 @@ func (c *coalescer) sendBatch(batch []byte) error {
 
 // fail ends the connection. The first cause is kept.
 func (c *coalescer) fail(err error) {
+	c.refuse(err)
+	_ = c.Conn.Close()
+}
+
+// refuse has everything fail with err from now on, if nothing has before.
+func (c *coalescer) refuse(err error) {
 	c.mu.Lock()
 	if c.err == nil {
 		c.err = err
@@ -197,7 +203,6 @@ func (c *coalescer) fail(err error) {
 	c.work.Broadcast()
 	c.room.Broadcast()
 	c.mu.Unlock()
-	_ = c.Conn.Close()
 }
 
 // cause returns the first failure of writing, or nil.

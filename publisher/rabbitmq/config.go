@@ -50,6 +50,7 @@ const (
 	DefaultHeartbeat      = 10 * time.Second
 	DefaultConnectTimeout = 10 * time.Second
 	DefaultWriteTimeout   = 30 * time.Second
+	DefaultConfirmTimeout = time.Minute
 	maxChannels           = 256
 )
 
@@ -97,6 +98,11 @@ type Config struct {
 	// WriteTimeout bounds each write to the connection while the broker has not
 	// said that it is blocked.
 	WriteTimeout time.Duration
+	// ConfirmTimeout bounds the wait of a channel for its next confirm while the
+	// broker has not said that it is blocked; the connection is then given up.
+	// A quorum queue that has lost its leader was seen to forget what it was
+	// sent, and neither confirms nor refuses it, ever.
+	ConfirmTimeout time.Duration
 
 	// TLS encrypts (amqps). CAFile replaces the system's certificate
 	// authorities; CertFile and KeyFile are the client's own certificate;
@@ -163,7 +169,8 @@ func (c Config) problems() []error {
 	check(c.Window >= 1 && c.WindowBytes >= 1, "window is %d records and %d bytes, want at least one of each", c.Window, c.WindowBytes)
 	check(c.MaxMessageSize >= 0, "max_message_size is %d", c.MaxMessageSize)
 	check(c.Heartbeat >= time.Second && c.Heartbeat < 1<<16*time.Second, "heartbeat is %v, want 1s to 65535s", c.Heartbeat)
-	check(c.ConnectTimeout > 0 && c.WriteTimeout > 0, "timeouts are %v and %v, want more than 0", c.ConnectTimeout, c.WriteTimeout)
+	check(min(c.ConnectTimeout, c.WriteTimeout, c.ConfirmTimeout) > 0, "timeouts are %v, %v and %v, want more than 0",
+		c.ConnectTimeout, c.WriteTimeout, c.ConfirmTimeout)
 	check(c.TLS || c.CAFile+c.CertFile+c.KeyFile+c.ServerName == "", "TLS options without TLS: use amqps://")
 	check((c.CertFile == "") == (c.KeyFile == ""), "a client certificate needs both tls_cert and tls_key")
 	return problems
@@ -180,6 +187,7 @@ func (c Config) withDefaults() Config {
 	set(&c.Heartbeat, DefaultHeartbeat)
 	set(&c.ConnectTimeout, DefaultConnectTimeout)
 	set(&c.WriteTimeout, DefaultWriteTimeout)
+	set(&c.ConfirmTimeout, DefaultConfirmTimeout)
 	if c.User == "" && c.CertFile == "" {
 		c.User, c.Password = "guest", "guest"
 	}

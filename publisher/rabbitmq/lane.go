@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
@@ -194,12 +195,35 @@ func (l *lane) collect() {
 				l.settleRest()
 				return
 			}
-			// Resolved at the latest when the channel ends.
-			<-confirm.Done()
+			l.await(confirm)
 			l.settle(l.verdict(confirm))
 		case e := <-died:
 			died = nil
 			l.die(e)
+		}
+	}
+}
+
+// await waits until confirm is resolved, which is at the latest when the
+// channel ends, and ends the connection when that takes too long.
+func (l *lane) await(confirm *amqp.DeferredConfirmation) {
+	select {
+	case <-confirm.Done():
+		return
+	default:
+	}
+	timeout := l.p.config.ConfirmTimeout
+	timer := time.NewTimer(timeout)
+	defer timer.Stop()
+	for {
+		select {
+		case <-confirm.Done():
+			return
+		case <-timer.C:
+			if since, _ := l.p.blocked.get(); since.IsZero() {
+				l.p.session.abort(fmt.Errorf("the broker has confirmed nothing for %v", timeout))
+			}
+			timer.Reset(timeout)
 		}
 	}
 }

@@ -517,6 +517,32 @@ func TestSilentBroker(t *testing.T) {
 	})
 }
 
+// TestNoConfirm: a broker that lives and reads, and forgets what it was sent.
+// In an alarm that is no failure.
+func TestNoConfirm(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, config := newScript(t, func(*script, published) {})
+		got := newOutcomes(t)
+		p := scripted(t, config, got.done)
+		start := time.Now()
+		mustPublish(t, p, record(0, "a"), record(1, "a"))
+		synctest.Wait()
+		s.block("low on memory")
+		time.Sleep(time.Hour)
+		if got.len() > 0 {
+			t.Errorf("an alarm is taken for a failure: %v", got.count())
+		}
+		s.unblock()
+		got.wait(2)
+		if took := time.Since(start) - time.Hour; took > rabbitmq.DefaultConfirmTimeout || got.of(0) != "unknown" || got.of(1) != "aborted" {
+			t.Errorf("outcomes %v after %v", got.count(), took)
+		}
+		if err := got.err(0); !strings.Contains(err.Error(), "confirmed nothing for 1m0s") {
+			t.Errorf("the cause is lost: %v", err)
+		}
+	})
+}
+
 // TestOpenEndsWithItsContext: a broker that accepts and says nothing.
 func TestOpenEndsWithItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

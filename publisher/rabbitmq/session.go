@@ -163,7 +163,8 @@ func (s *session) checkExchange(exchange string) error {
 
 // abort ends the session at once. Whatever waits for it returns.
 func (s *session) abort(cause error) {
-	_ = s.raw.Close() // first: TLS would want to say goodbye
+	s.wire.refuse(cause) // before the sender finds the connection closed
+	_ = s.raw.Close()    // before TLS would want to say goodbye
 	s.wire.fail(cause)
 	if s.conn != nil {
 		_ = s.conn.CloseDeadline(time.Now())

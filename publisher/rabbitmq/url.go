@@ -19,8 +19,8 @@ import (
 // The options are the fields of Config in small letters: exchange
 // (DefaultExchange when absent, AMQP's default exchange when empty), ordering,
 // unroutable, persistent (true or false), max_message_size, channels, window,
-// window_bytes, heartbeat, connect_timeout, write_timeout, tls_ca, tls_cert,
-// tls_key, tls_server_name. Sizes are bytes, or a number with KiB or MiB;
+// window_bytes, heartbeat, connect_timeout, write_timeout,
+// confirm_timeout, tls_ca, tls_cert, tls_key, tls_server_name. Sizes are bytes, or a number with KiB or MiB;
 // durations as in 10s, a bare number is seconds.
 func ParseURL(raw string) (Config, error) {
 	c := Config{Exchange: DefaultExchange}
@@ -142,6 +142,7 @@ func (c *Config) options() map[string]func(string) error {
 		"heartbeat":        duration(&c.Heartbeat),
 		"connect_timeout":  duration(&c.ConnectTimeout),
 		"write_timeout":    duration(&c.WriteTimeout),
+		"confirm_timeout":  duration(&c.ConfirmTimeout),
 		"tls_ca":           text(&c.CAFile),
 		"tls_cert":         text(&c.CertFile),
 		"tls_key":          text(&c.KeyFile),

@@ -30,10 +30,10 @@ func TestParseURL(t *testing.T) {
 		{"amqp://[::1]:99,[fe80::1]/", rabbitmq.Config{Hosts: []string{"[::1]:99", "[fe80::1]:5672"}, Exchange: "outbox"}},
 		{"amqp://h?exchange=", rabbitmq.Config{Hosts: []string{"h:5672"}}},
 		{"amqp://h/v?exchange=shop.events&ordering=pipelined&unroutable=discard&persistent=false&channels=4" +
-			"&window=100&window_bytes=2MiB&max_message_size=64KiB&heartbeat=5&connect_timeout=3s&write_timeout=1m",
+			"&window=100&window_bytes=2MiB&max_message_size=64KiB&heartbeat=5&connect_timeout=3s&write_timeout=1m&confirm_timeout=2m",
 			rabbitmq.Config{Hosts: []string{"h:5672"}, VHost: "v", Exchange: "shop.events", Ordering: rabbitmq.Pipelined,
 				Unroutable: rabbitmq.Discard, Transient: true, Channels: 4, Window: 100, WindowBytes: 2 << 20,
-				MaxMessageSize: 64 << 10, Heartbeat: 5 * time.Second, ConnectTimeout: 3 * time.Second, WriteTimeout: time.Minute}},
+				MaxMessageSize: 64 << 10, Heartbeat: 5 * time.Second, ConnectTimeout: 3 * time.Second, WriteTimeout: time.Minute, ConfirmTimeout: 2 * time.Minute}},
 		{"amqp://h?persistent=true&ordering=strict&unroutable=hold", rabbitmq.Config{
 			Hosts: []string{"h:5672"}, Exchange: "outbox", Ordering: rabbitmq.Strict, Unroutable: rabbitmq.Hold}},
 		{"amqps://h?tls_ca=ca.pem&tls_cert=c.pem&tls_key=k.pem&tls_server_name=broker", rabbitmq.Config{
@@ -70,7 +70,7 @@ func TestParseURLErrors(t *testing.T) {
 		{"amqp://h/a/b", `vhost "a/b"`},
 		{"amqp://h/%zz", `vhost "%zz"`},
 		{"amqp://h?%zz", "options behind ?"},
-		{"amqp://h?echange=x", `unknown option "echange", did you mean exchange (known: channels, connect_timeout,`},
+		{"amqp://h?echange=x", `unknown option "echange", did you mean exchange (known: channels, confirm_timeout,`},
 		{"amqp://h?order=strict", `unknown option "order" (known:`},
 		{"amqp://h?cacertfile=x", `unknown option "cacertfile", did you mean tls_ca`},
 		{"amqp://h?connection_timeout=10", `did you mean connect_timeout`},
