@@ -83,6 +83,30 @@ func TestDrainIsBounded(t *testing.T) {
 	}
 }
 
+// TestDrainIsNoStall: whoever drains is alive, and need not be told that he
+// waits.
+func TestDrainIsNoStall(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		b := newBench(t)
+		b.DrainTimeout = time.Minute
+		b.broker.Stall()
+		b.slot.insert(event(0), "one")
+		b.start()
+		settle(time.Second)
+		b.stop()
+		settle(50 * time.Second)
+		if err := b.Live(); err != nil {
+			t.Errorf("dead while it drains: %v", err)
+		}
+		if err := <-b.result; err != nil {
+			t.Error(err)
+		}
+		if b.logged.count("msg=stalled") != 0 {
+			t.Errorf("log:\n%s", b.logged)
+		}
+	})
+}
+
 // TestAcksCollectedWhenReplicationIsLost: acks on the way need not be repeated.
 func TestAcksCollectedWhenReplicationIsLost(t *testing.T) {
 	simulated(t, func(t *testing.T) {
@@ -147,6 +171,7 @@ func (p *rogue) Publish(_ context.Context, r *publisher.Record) error {
 	}
 	p.done(r, nil)
 	p.done(r, nil)
+	p.done(&publisher.Record{Token: 1 << 40}, errors.New("of no record"))
 	return nil
 }
 
@@ -167,12 +192,11 @@ func TestRoguePublisher(t *testing.T) {
 		b.slot.insert(event(1), "one")
 		b.start()
 		settle(time.Second)
-		b.expect("violations", b.exposed(`outboxd_invariant_violations_total{kind="ack"}`), "1")
+		b.expect("violations", b.exposed(`outboxd_invariant_violations_total{kind="ack"}`), "2")
 		if err := b.finish(); err != nil {
 			t.Error(err)
 		}
 		p.done(p.taken[1], nil)
-		p.done(&publisher.Record{Token: 1 << 40}, errors.New("of no record"))
 		b.expect("acked", b.slot.ackedIDs(), event(0))
 		b.expect("violations", b.exposed(`outboxd_invariant_violations_total{kind="ack"}`), "3")
 	})

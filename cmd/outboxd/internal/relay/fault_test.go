@@ -127,6 +127,23 @@ func TestClassifyPublisher(t *testing.T) {
 	}
 }
 
+// TestLive: a loop that has not ticked for long is dead, one that has not begun
+// is not.
+func TestLive(t *testing.T) {
+	r := &Relay{}
+	if err := r.Live(); err != nil {
+		t.Errorf("before Run: %v", err)
+	}
+	r.ticks.Store(time.Now().Add(-deadAfter / 2).UnixNano())
+	if err := r.Live(); err != nil {
+		t.Errorf("alive: %v", err)
+	}
+	r.ticks.Store(time.Now().Add(-2 * deadAfter).UnixNano())
+	if err := r.Live(); err == nil {
+		t.Error("no tick for long, and alive")
+	}
+}
+
 func TestPause(t *testing.T) {
 	tests := []struct {
 		class       Class

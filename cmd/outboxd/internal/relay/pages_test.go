@@ -101,6 +101,19 @@ func TestPagesBoundBytes(t *testing.T) {
 	})
 }
 
+// TestPagesOfLargeItems: large items do not wait for 63 others to be given back.
+func TestPagesOfLargeItems(t *testing.T) {
+	p := newPages(256, 1<<20)
+	first, _, err1 := p.take(t.Context(), pageBytes)
+	second, _, err2 := p.take(t.Context(), 1)
+	if err1 != nil || err2 != nil {
+		t.Fatal(err1, err2)
+	}
+	if first/pageItems == second/pageItems {
+		t.Error("a page goes on after an item as large as a page may be")
+	}
+}
+
 // TestPagesLargeAlone: what is larger than the bound waits until nothing else
 // is in flight, and then passes.
 func TestPagesLargeAlone(t *testing.T) {

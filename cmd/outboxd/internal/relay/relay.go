@@ -103,7 +103,8 @@ type Relay struct {
 func (r *Relay) Run(ctx context.Context) error {
 	r.init()
 	defer r.state.stop(Stopped)
-	watching, stop := context.WithCancel(ctx)
+	// The watch goes on during the drain: a process that drains is alive.
+	watching, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var watch sync.WaitGroup
 	watch.Go(func() { r.watch(watching) })
 	defer watch.Wait()
