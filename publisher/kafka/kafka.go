@@ -54,6 +54,10 @@ type Publisher struct {
 	closing context.Context
 	close   context.CancelFunc
 
+	// doomed is the failure of a record that was taken and will not be sent.
+	// Only Publish uses it.
+	doomed error
+
 	running sync.WaitGroup // lanes
 	watcher sync.WaitGroup
 	stats   counters
@@ -164,7 +168,11 @@ func (p *Publisher) Publish(ctx context.Context, r *publisher.Record) error {
 	}
 	partition := t.partition(r)
 	l := p.lanes[(t.offset+int(partition))%len(p.lanes)]
-	return l.add(ctx, r, t, partition, mine)
+	err = l.add(ctx, r, t, partition, mine)
+	if err == nil {
+		p.doomed = mine
+	}
+	return err
 }
 
 // declined returns why p takes nothing, if so.
@@ -172,8 +180,14 @@ func (p *Publisher) declined() error {
 	if p.closing.Err() != nil {
 		return publisher.ErrClosed
 	}
-	if p.broken.Err() != nil {
-		return fmt.Errorf("publisher is broken: %w", context.Cause(p.broken))
+	cause := context.Cause(p.broken)
+	if cause == nil {
+		// The record may still wait in its lane. Meanwhile its topic could
+		// appear, and the next record would find it and pass.
+		cause = p.doomed
+	}
+	if cause != nil {
+		return fmt.Errorf("publisher is broken: %w", cause)
 	}
 	return nil
 }

@@ -68,8 +68,8 @@ func (t *topic) partition(r *publisher.Record) int32 {
 	return int32(t.keyed.Partition(&t.probe, int(t.partitions)))
 }
 
-// topics knows the topics that were looked up. Its methods but get are called
-// from one goroutine at a time.
+// topics knows the topics that were looked up. Only Publish looks them up;
+// lanes ask what is known, and whether a topic is still there.
 type topics struct {
 	config Config
 	admin  *kadm.Client

@@ -61,6 +61,45 @@ func TestMissingTopic(t *testing.T) {
 	}
 }
 
+// TestTopicAppearsTooLate creates a missing topic while the record that missed
+// it waits in its lane: the next record must not pass it.
+func TestTopicAppearsTooLate(t *testing.T) {
+	brokers := fakeCluster(t).ListenAddrs()
+	topic := newTopic(t, brokers, 1)
+	release := make(chan struct{})
+	reported := make(chan error, 3)
+	p, err := kafka.Open(t.Context(), kafka.Config{Brokers: brokers, Lanes: 1}, func(_ *publisher.Record, err error) {
+		<-release // the lane stands still
+		reported <- err
+	}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	late := topic + ".late"
+	for _, name := range []string{topic, late} {
+		if err := p.Publish(t.Context(), &publisher.Record{Topic: name, Key: []byte("k")}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	admin := kadm.NewClient(newClient(t, brokers))
+	defer admin.Close()
+	if _, err := admin.CreateTopic(t.Context(), 1, 1, nil, late); err != nil {
+		t.Fatal(err)
+	}
+	wantHeld(t, p.Publish(t.Context(), &publisher.Record{Topic: late, Key: []byte("k")}), "missing_topic", late)
+	close(release)
+	if err := p.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if err := <-reported; err != nil {
+		t.Errorf("the record before: %v", err)
+	}
+	wantHeld(t, <-reported, "missing_topic", late)
+	if n := len(read(t, brokers, late)); n != 0 {
+		t.Errorf("%d records passed", n)
+	}
+}
+
 func TestIllegalTopic(t *testing.T) {
 	cluster := fakeCluster(t)
 	cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Metadata}, Topic: "a b", Err: kerr.InvalidTopicException, Count: -1})
@@ -129,9 +168,7 @@ func TestDeletedTopic(t *testing.T) {
 	if _, err := admin.DeleteTopic(t.Context(), topic); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.wait(s.publish(topic, "k", nil)); err == nil {
-		t.Error("a record of a deleted topic is acked")
-	}
+	wantHeld(t, s.wait(s.publish(topic, "k", nil)), "missing_topic", topic)
 }
 
 // TestGrowth adds partitions in the middle of a session: keys stay where they
