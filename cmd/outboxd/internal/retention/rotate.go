@@ -125,8 +125,8 @@ func (r *Rotator) step(ctx context.Context, conn *pgx.Conn, partition string) (O
 	}
 	var outcome Outcome
 	var rows int64
-	// READ COMMITTED, whatever the default: each statement has a snapshot of its
-	// own, taken after the lock was.
+	// READ COMMITTED, whatever the default: under SERIALIZABLE we could be
+	// refused, or make others be, for having read the partition.
 	options := pgx.TxOptions{IsoLevel: pgx.ReadCommitted}
 	err := pgx.BeginTxFunc(ctx, conn, options, func(tx pgx.Tx) (err error) {
 		outcome, rows, err = r.locked(ctx, tx, partition)

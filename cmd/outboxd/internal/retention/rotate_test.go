@@ -243,29 +243,6 @@ func TestRotateGivesWayToReader(t *testing.T) {
 	o.rotate(t, retention.Truncated)
 }
 
-// The proof needs a fresh snapshot in each statement.
-func TestRotateUnderSerializable(t *testing.T) {
-	o := newOutbox(t)
-	exec(t, o.Conn, "SET default_transaction_isolation = 'serializable'")
-	writer := dial(t, o.url)
-	exec(t, writer, "BEGIN; "+insert+"b FROM generate_series(0, 7) b")
-	marked := make(chan error, 1)
-	go func() {
-		result, err := o.rotator.Rotate(context.Background(), o.Conn)
-		if err == nil && result.Outcome != retention.Marked {
-			err = fmt.Errorf("got %s, want marked", result.Outcome)
-		}
-		marked <- err
-	}()
-	awaitBlocked(t, dial(t, o.url))
-	exec(t, writer, "COMMIT")
-	if err := <-marked; err != nil {
-		t.Fatal(err)
-	}
-	o.relay(t)
-	o.rotate(t, retention.Truncated)
-}
-
 func TestRotatePlainTable(t *testing.T) {
 	o := newOutbox(t)
 	exec(t, o.Conn, "CREATE TABLE plain (LIKE outbox); INSERT INTO plain SELECT * FROM outbox")

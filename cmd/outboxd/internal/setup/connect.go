@@ -16,8 +16,8 @@ import (
 const (
 	connectTimeout = 10 * time.Second
 	// ddlLockTimeout keeps a statement that waits for a lock from queueing the
-	// application behind it for long.
-	ddlLockTimeout = "10s"
+	// application behind it for long; setup can be run again.
+	ddlLockTimeout = "3s"
 	// lockKey serialises setups and teardowns of one database; "outboxds" as a
 	// number.
 	lockKey int64 = 0x6f7574626f786473

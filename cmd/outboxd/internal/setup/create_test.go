@@ -67,6 +67,11 @@ func TestSlotWaitIsReported(t *testing.T) {
 	eventually(t, "the writer is named", func() bool {
 		return strings.Contains(out.String(), fmt.Sprintf("pid %s, role postgres, database %s, a long writer, idle in transaction, since ", pid, other.name))
 	})
+	// Statements that make tables give up on a lock after 3 s; this must not.
+	eventually(t, "the wait outlasts the lock timeout", func() bool {
+		return d.text(t, `SELECT (coalesce(max(extract(epoch FROM clock_timestamp() - query_start)), 0) > 3.5)::text FROM pg_stat_activity
+			WHERE datname = current_database() AND query LIKE '%pg_create_logical_replication_slot%' AND pid <> pg_backend_pid()`) == "true" || len(done) > 0
+	})
 	end()
 	if err := <-done; err != nil {
 		t.Fatal(err)

@@ -112,6 +112,13 @@ func checkTable(s *settings, st *state) (p Problems) {
 		p.add(CodeTable, "name the existing table in --table, or leave --columns out to have one made",
 			"table %s does not exist, and --columns %s describes an existing one", s.Table(), mapping)
 	}
+	switch {
+	case !st.schema.exists:
+		p.add(CodeTable, "CREATE SCHEMA "+quote(s.Schema), "the schema of table %s does not exist", s.Table())
+	case !st.schema.mayCreate:
+		p.add(cdc.CodePrivilege, fmt.Sprintf("as the schema's owner: GRANT CREATE ON SCHEMA %s TO %s", quote(s.Schema), quote(st.server.user)),
+			"role %q may not create table %s", st.server.user, s.Table())
+	}
 	if st.ring != nil {
 		p.add(CodeTable, fmt.Sprintf("restore the table, or forget it: DELETE FROM outboxd.ring WHERE outbox_table = %s", literal(s.Table())),
 			"table %s was made by setup and is gone: dropped or renamed by hand", s.Table())

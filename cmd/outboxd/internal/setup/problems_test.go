@@ -217,6 +217,8 @@ func TestForeignSlots(t *testing.T) {
 	_, err = d.apply(t, setup.Options{Slot: slot})
 	wantProblem(t, err, cdc.CodeSlotWrong, "physical")
 	d.exec(t, "SELECT pg_drop_replication_slot('"+slot+"'); SELECT pg_create_logical_replication_slot('"+slot+"', 'pgoutput')")
+	_, err = other.apply(t, setup.Options{Slot: slot})
+	wantProblem(t, err, cdc.CodeSlotWrong, "plugin pgoutput, database "+d.name)
 	_, err = d.apply(t, setup.Options{Slot: slot})
 	wantProblem(t, err, cdc.CodePublication, "slot", "exists and publication", "does not")
 	d.unchanged(t)
@@ -246,6 +248,27 @@ func TestServerProblems(t *testing.T) {
 		t.Errorf("the message:\n%s", text)
 	}
 	d.exec(t, "SELECT pg_drop_replication_slot('last')")
+}
+
+func TestTablePrivileges(t *testing.T) {
+	d := newDatabase(t)
+	weak, weakURL := d.role(t, "REPLICATION")
+	d.exec(t, "REVOKE CREATE ON SCHEMA public FROM PUBLIC; GRANT CREATE ON DATABASE "+d.name+" TO "+weak)
+	_, err := d.apply(t, setup.Options{Database: weakURL})
+	d.exec(t, strings.TrimPrefix(wantProblem(t, err, cdc.CodePrivilege, "may not create table public.outbox"), "as the schema's owner: "))
+	_, err = d.apply(t, setup.Options{Database: weakURL, Table: "sales.outbox"})
+	if fix := wantProblem(t, err, setup.CodeTable, "schema of table sales.outbox does not exist"); fix != `CREATE SCHEMA "sales"` {
+		t.Errorf("fix: %s", fix)
+	}
+	// A role that is no superuser but has what it takes.
+	d.mustApply(t, setup.Options{Database: weakURL})
+	if _, err := d.teardown(t, setup.TeardownOptions{Yes: true, DropTables: true}, ""); err != nil {
+		t.Fatal(err)
+	}
+	// What was not foreseen has a name all the same.
+	d.exec(t, "ALTER SCHEMA outboxd OWNER TO CURRENT_USER; REVOKE ALL ON SCHEMA outboxd FROM "+weak)
+	_, err = d.apply(t, setup.Options{Database: weakURL})
+	wantProblem(t, err, cdc.CodePrivilege, "a privilege is missing")
 }
 
 func TestConnectProblems(t *testing.T) {

@@ -96,7 +96,8 @@ func testRelay(t *testing.T, d *database, relayURL string) {
 	for _, sql := range []string{
 		"DELETE FROM outboxd.witness", "TRUNCATE outboxd.witness", "UPDATE outboxd.ring SET buckets = 9", "DELETE FROM outboxd.schema_version",
 		"INSERT INTO outbox (id, aggregatetype, aggregateid, type) VALUES (gen_random_uuid(), 'a', 'b', 'c')",
-		"UPDATE outbox SET type = 'x'", "DELETE FROM outbox", "TRUNCATE outbox", "DROP TABLE outbox_b0", "ALTER TABLE outbox_b0 ADD COLUMN a int",
+		"UPDATE outbox SET type = 'x'", "DELETE FROM outbox", "TRUNCATE outbox", "DROP TABLE outbox_b0", "DELETE FROM outbox_b0", "UPDATE outbox_b0 SET type = 'x'",
+		"INSERT INTO outbox_b0 (id, aggregatetype, aggregateid, type, bucket) VALUES (gen_random_uuid(), 'a', 'b', 'c', 0)", "ALTER TABLE outbox_b0 ADD COLUMN a int",
 		"SELECT outboxd.emit('order', '7', 'OrderPlaced', '{}')", "SELECT outboxd.publish('order', '7', 'OrderPlaced', '{}')",
 		"CREATE TABLE outboxd.mine (a int)", "DROP PUBLICATION " + quoted(d.text(t, "SELECT publication FROM outboxd.witness")),
 	} {

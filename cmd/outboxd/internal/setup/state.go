@@ -16,6 +16,7 @@ type state struct {
 	server        server
 	schemaVersion int64 // -1: no schema
 	ring          *retention.Ring
+	schema        schema // of the table
 	table         *table
 	publishers    map[string]string // functions outboxd.publish… → the table that each writes to
 	publication   *publication
@@ -27,6 +28,7 @@ type state struct {
 // fresh is a database of that server where nothing is set up yet.
 func fresh(database string, major int) *state {
 	return &state{database: database, schemaVersion: -1,
+		schema: schema{exists: true, mayCreate: true},
 		server: server{version: major * 10000, walLevel: "logical", replication: true, mayCreate: true, maxSlots: 1}}
 }
 
@@ -34,6 +36,9 @@ func inspect(ctx context.Context, conn *pgx.Conn, s *settings) (*state, error) {
 	st := &state{database: conn.Config().Database, schemaVersion: -1}
 	var err error
 	if st.server, err = readServer(ctx, conn); err != nil {
+		return nil, err
+	}
+	if st.schema, err = readTableSchema(ctx, conn, s.Identity); err != nil {
 		return nil, err
 	}
 	if st.table, err = readTable(ctx, conn, s.Identity); err != nil {

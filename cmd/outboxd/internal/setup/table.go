@@ -12,6 +12,23 @@ import (
 	"github.com/outboxd/outboxd/cmd/outboxd/internal/retention"
 )
 
+// schema is the one that the table is in, or shall be in.
+type schema struct {
+	exists, mayCreate bool
+}
+
+func readTableSchema(ctx context.Context, conn *pgx.Conn, names Identity) (schema, error) {
+	found := schema{exists: true}
+	err := conn.QueryRow(ctx, "SELECT has_schema_privilege(oid, 'CREATE') FROM pg_namespace WHERE nspname = $1", names.Schema).Scan(&found.mayCreate)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return schema{}, nil
+	}
+	if err != nil {
+		return schema{}, fmt.Errorf("look up schema %s: %w", names.Schema, err)
+	}
+	return found, nil
+}
+
 // table is an existing outbox table.
 type table struct {
 	oid         uint32
