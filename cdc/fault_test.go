@@ -143,6 +143,50 @@ func (f *fixture) as(role, password string) {
 	f.cfg.Database = u.String()
 }
 
+// A change between setup and the first session is noticed, once the witness
+// that setup wrote is sealed.
+func TestSealedPublicationIsComparedByFirstSession(t *testing.T) {
+	f := newFixture(t)
+	f.exec(`INSERT INTO outboxd.witness (pipeline, system_id, timeline, epoch, slot, publication, acked_lsn)
+		SELECT 'p', system_identifier::text, 1, 1, slot_name, slot_name, confirmed_flush_lsn FROM pg_control_system(), pg_replication_slots WHERE slot_name = $1`, f.cfg.Slot)
+	if err := cdc.Seal(t.Context(), f.conn, f.cfg); err != nil {
+		t.Fatal(err)
+	}
+	f.session(f.reader()).close()
+	f.exec("UPDATE outboxd.witness SET publication_fingerprint = ''")
+	if err := cdc.Seal(t.Context(), f.conn, f.cfg); err != nil {
+		t.Fatal(err)
+	}
+	f.exec("ALTER PUBLICATION " + f.cfg.Publication + " DROP TABLE outbox")
+	f.exec("ALTER PUBLICATION " + f.cfg.Publication + " ADD TABLE outbox")
+	if err := cdc.Seal(t.Context(), f.conn, f.cfg); err != nil { // changes nothing
+		t.Fatal(err)
+	}
+	f.refuses(cdc.CodePublicationGap)
+}
+
+// The connection of the witness may be lost without harm, also in the middle of
+// a write.
+func TestWitnessConnectionIsReplaced(t *testing.T) {
+	f := newFixture(t)
+	r := f.reader()
+	s := f.session(r)
+	for i := range 6 {
+		f.exec("INSERT INTO outbox VALUES ($1)", i)
+		ackAll(r, s.take(1))
+		f.exec(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+			WHERE application_name = 'outboxd p' AND datname = current_database() AND backend_type = 'client backend'`)
+		<-time.After(600 * time.Millisecond)
+	}
+	f.exec("INSERT INTO outbox VALUES (7)")
+	events := s.take(1)
+	ackAll(r, events)
+	eventually(t, 10*time.Second, "the witness follows", func() bool {
+		return f.value("SELECT acked_commit::text FROM outboxd.witness") == events[0].Position.Commit.String()
+	})
+	s.close()
+}
+
 // A table's name is taken as the catalog has it, not folded to lower case.
 func TestTableNameIsNotFolded(t *testing.T) {
 	f := newFixture(t)

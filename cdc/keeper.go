@@ -43,12 +43,11 @@ type keeper struct {
 	conn    *pgx.Conn
 	witness witness // as last written
 
-	writtenAt     time.Time
-	inspectedAt   time.Time
-	fingerprintAt time.Time
-	floorAt       time.Time
-	floor         floor
-	broken        bool // the connection was lost; logged once
+	writtenAt   time.Time
+	inspectedAt time.Time
+	floorAt     time.Time
+	floor       floor
+	broken      bool // the connection was lost; logged once
 }
 
 // floor is a replay floor on its way: once everything before lsn is acked, the
@@ -79,14 +78,12 @@ func (k *keeper) run(ctx context.Context) {
 }
 
 func (k *keeper) tick(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+	// A stop must not cut a query short: a witness whose answer is lost may or
+	// may not be written, and the last one of the session has to know.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), queryTimeout)
 	defer cancel()
-	if k.conn.IsClosed() {
-		conn, err := connectSQL(ctx, &k.s.r.cfg)
-		if err != nil {
-			return err
-		}
-		k.conn = conn
+	if err := k.reconnect(ctx); err != nil {
+		return err
 	}
 	// The lease first: what follows may take its time.
 	if err := k.renewLease(ctx); err != nil {
@@ -111,6 +108,28 @@ func (k *keeper) tick(ctx context.Context) error {
 	return nil
 }
 
+// reconnect opens the SQL connection again if it was lost. The witness may have
+// been written by an update whose answer got lost with it; the row tells, since
+// nobody else signs as we do.
+func (k *keeper) reconnect(ctx context.Context) error {
+	if !k.conn.IsClosed() {
+		return nil
+	}
+	conn, err := connectSQL(ctx, &k.s.r.cfg)
+	if err != nil {
+		return err
+	}
+	k.conn = conn
+	w, err := readWitness(ctx, conn, k.s.r.cfg.Pipeline)
+	if err != nil {
+		return err
+	}
+	if w != nil && w.holder == k.s.r.holder && w.version == k.witness.version+1 {
+		k.written(w)
+	}
+	return nil
+}
+
 // judge decides what an error of a tick means for the session: nil, to go on
 // and try again, or why the session must end.
 func (k *keeper) judge(ctx context.Context, err error) error {
@@ -123,9 +142,8 @@ func (k *keeper) judge(ctx context.Context, err error) error {
 		_ = k.conn.Close(ctx)
 		// Somebody may have ended only our backend, or the network only this
 		// connection: a new one tells.
-		conn, err := connectSQL(ctx, &k.s.r.cfg)
+		err := k.reconnect(ctx)
 		if err == nil {
-			k.conn = conn
 			return nil
 		}
 		if e := asError(err); e.Code == CodeServerStopping {
@@ -162,11 +180,17 @@ func (k *keeper) write(ctx context.Context, g progress, now time.Time) error {
 	if w.floor == k.floor.xmin {
 		k.floor = floor{}
 	}
-	k.witness, k.writtenAt, k.broken = w, now, false
-	k.s.r.last = &w
-	k.s.durable.Store(uint64(g.confirm))
-	k.s.poke()
+	k.writtenAt, k.broken = now, false
+	k.written(&w)
 	return nil
+}
+
+// written takes note of a witness that is durable.
+func (k *keeper) written(w *witness) {
+	k.witness = *w
+	k.s.r.last = w
+	k.s.durable.Store(uint64(w.acked.confirm))
+	k.s.poke()
 }
 
 // renewLease proves that the slot was ours when the query began. The time of
@@ -237,12 +261,8 @@ func (k *keeper) finish(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
-	if k.conn.IsClosed() {
-		conn, err := connectSQL(ctx, &k.s.r.cfg)
-		if err != nil {
-			return err
-		}
-		k.conn = conn
+	if err := k.reconnect(ctx); err != nil {
+		return err
 	}
 	return k.write(ctx, g, time.Now())
 }

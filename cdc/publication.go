@@ -115,3 +115,23 @@ func checkFingerprint(cfg *Config, p publication, w *witness) error {
 			pgx.Identifier{cfg.Publication}.Sanitize(), cfg.Table, w.acked.confirm),
 		Fix: fmt.Sprintf("look for events of that time in the table. To go on and accept the gap: outboxd adopt --pipeline %s", cfg.Pipeline)}
 }
+
+// Seal notes in the witness of cfg.Pipeline what the publication is now, if
+// nothing was noted yet, so that a change is noticed also before the first
+// session. It needs the rights of the relay's role.
+func Seal(ctx context.Context, conn *pgx.Conn, cfg Config) error {
+	srv, err := inspectServer(ctx, conn)
+	if err != nil {
+		return err
+	}
+	p, err := inspectPublication(ctx, conn, srv.version, &cfg)
+	if err != nil {
+		return err
+	}
+	_, err = conn.Exec(ctx, `UPDATE outboxd.witness SET publication_fingerprint = $2
+		WHERE pipeline = $1 AND publication_fingerprint = ''`, cfg.Pipeline, p.fingerprint)
+	if err != nil {
+		return queryError("seal the publication", err)
+	}
+	return nil
+}

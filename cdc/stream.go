@@ -80,7 +80,7 @@ func newStream(r *Reader, sql *pgx.Conn, repl *pgconn.PgConn, version int, w *wi
 		st.Epoch, st.Streaming, st.LastReceived, st.SilenceLimit = w.epoch, true, time.Now(), timeout
 		st.Confirmed = w.acked.confirm
 	})
-	s.keeper = &keeper{s: s, conn: sql, witness: *w, fingerprintAt: s.started}
+	s.keeper = &keeper{s: s, conn: sql, witness: *w}
 	var ctx context.Context
 	ctx, s.stop = context.WithCancel(context.Background())
 	s.done.Go(func() { s.writeStatus(ctx) })
@@ -250,8 +250,12 @@ func (s *Stream) poke() {
 // of wal_sender_timeout nobody has seen the slot in our hands. A successor can
 // have it only after the whole of that timeout, so what we write before the
 // guard refuses cannot come behind what the successor publishes, but for bytes
-// already in the kernel's buffers. It is a publisher.Guard.
+// already in the kernel's buffers. It also refuses once another relay is known
+// to hold the slot. It is a publisher.Guard.
 func (s *Stream) Guard() error {
+	if e, ok := context.Cause(s.ctx).(*Error); ok && e.Code == CodeLostLead {
+		return e
+	}
 	if age := time.Since(s.started) - time.Duration(s.leasedAt.Load()); age > s.timeout/2 {
 		return &Error{Code: CodeLostLead, Detail: fmt.Sprintf("no sign for %s that slot %q is still held", age.Round(time.Millisecond), s.r.cfg.Slot)}
 	}
