@@ -72,7 +72,7 @@ mod-check: ## Check that go.mod and go.sum are tidy and the modules unchanged
 .PHONY: demo
 demo: ## Run the shop (BROKERS=real: real Kafka and RabbitMQ)
 	@if [ '$(BROKERS)' = real ]; then $(MAKE) --no-print-directory services; fi
-	BROKERS=$(BROKERS) go run ./examples/shop $(DEMOFLAGS)
+	go run ./examples/shop -brokers $(BROKERS) $(DEMOFLAGS)
 
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME
