@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/outboxd/outboxd/cmd/outboxd/internal/metrics"
 	"github.com/outboxd/outboxd/cmd/outboxd/internal/record"
 	"github.com/outboxd/outboxd/publisher"
 	"github.com/outboxd/outboxd/publisher/jsonl"
@@ -21,6 +22,8 @@ type broker struct {
 	// address tells one broker from another, without the password.
 	address string
 	open    func(context.Context, *slog.Logger, publisher.Done, publisher.Guard) (publisher.Publisher, error)
+	// stats is what the backend counts, over all sessions.
+	stats func() metrics.Broker
 }
 
 // schemes are what --broker may begin with.
@@ -87,14 +90,18 @@ func (o *runOptions) kafka() (broker, error) {
 	if err := errors.Join(err, o.foreign("kafka", rabbitmqFlags...)); err != nil {
 		return broker{}, err
 	}
+	sessions := newTally(func(p *kafka.Publisher) metrics.Broker {
+		return metrics.Broker{GrownTopics: int(p.Stats().Grown)}
+	})
 	return broker{
 		kind:    record.Kafka,
 		address: "kafka " + hosts(config.Brokers),
 		open: func(ctx context.Context, log *slog.Logger, done publisher.Done, guard publisher.Guard) (publisher.Publisher, error) {
 			config := config
 			config.Logger = log
-			return opened(kafka.Open(ctx, config, done, guard))
+			return opened(sessions.follow(kafka.Open(ctx, config, done, guard)))
 		},
+		stats: sessions.sum,
 	}, nil
 }
 
@@ -121,14 +128,19 @@ func (o *runOptions) rabbitmq() (broker, error) {
 	if err := errors.Join(problem, o.foreign("RabbitMQ", kafkaFlags...)); err != nil {
 		return broker{}, err
 	}
+	sessions := newTally(func(p *rabbitmq.Publisher) metrics.Broker {
+		s := p.Stats()
+		return metrics.Broker{Discarded: s.Discarded, Blocked: !s.BlockedSince.IsZero()}
+	})
 	return broker{
 		kind:    record.RabbitMQ,
 		address: "amqp " + hosts(config.Hosts) + " " + config.VHost + " " + config.Exchange,
 		open: func(ctx context.Context, log *slog.Logger, done publisher.Done, guard publisher.Guard) (publisher.Publisher, error) {
 			config := config
 			config.Logger = log
-			return opened(rabbitmq.Open(ctx, config, done, guard))
+			return opened(sessions.follow(rabbitmq.Open(ctx, config, done, guard)))
 		},
+		stats: sessions.sum,
 	}, nil
 }
 
@@ -146,6 +158,7 @@ func (o *runOptions) jsonl() (broker, error) {
 		open: func(ctx context.Context, _ *slog.Logger, done publisher.Done, guard publisher.Guard) (publisher.Publisher, error) {
 			return opened(jsonl.Open(ctx, config, done, guard))
 		},
+		stats: func() metrics.Broker { return metrics.Broker{} },
 	}, nil
 }
 

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"errors"
 	"strings"
 	"testing"
 
+	"github.com/outboxd/outboxd/cmd/outboxd/internal/metrics"
 	"github.com/outboxd/outboxd/cmd/outboxd/internal/record"
 	"github.com/spf13/cobra"
 )
@@ -103,6 +105,30 @@ func TestBrokerKinds(t *testing.T) {
 		if p.broker.kind != want || p.broker.open == nil {
 			t.Errorf("%s: kind %s", broker, p.broker.kind)
 		}
+	}
+}
+
+// TestTally: a counter does not begin again with a session.
+func TestTally(t *testing.T) {
+	sessions := newTally(func(p *metrics.Broker) metrics.Broker { return *p })
+	if got := sessions.sum(); got != (metrics.Broker{}) {
+		t.Errorf("before the first session: %+v", got)
+	}
+	first := &metrics.Broker{Discarded: 2, Blocked: true, GrownTopics: 1}
+	if p, err := sessions.follow(first, nil); p != first || err != nil {
+		t.Errorf("follow returned %v, %v", p, err)
+	}
+	first.Discarded = 5
+	if _, err := sessions.follow(nil, errors.New("refused")); err == nil {
+		t.Error("an error was lost")
+	}
+	if got, want := sessions.sum(), (metrics.Broker{Discarded: 5, Blocked: true, GrownTopics: 1}); got != want {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+	_, _ = sessions.follow(&metrics.Broker{Discarded: 1}, nil)
+	_, _ = sessions.follow(&metrics.Broker{Discarded: 10}, nil)
+	if got, want := sessions.sum(), (metrics.Broker{Discarded: 16}); got != want {
+		t.Errorf("%+v, want %+v", got, want)
 	}
 }
 

@@ -43,8 +43,15 @@ func newDaemon(o *runOptions, p *pipeline, log *slog.Logger) (*daemon, error) {
 		DrainTimeout: o.drainTimeout, FailFast: o.failFast,
 		Metrics: d.metrics, Logger: log,
 	}
-	d.metrics.Observe(d.relay.Snapshot)
+	d.metrics.Observe(d.snapshot)
 	return d, nil
+}
+
+func (d *daemon) snapshot() metrics.Snapshot {
+	s := d.relay.Snapshot()
+	s.Broker = d.broker.stats()
+	s.SkippedHeaders = d.format.SkippedHeaders()
+	return s
 }
 
 // run returns nil after ctx has ended and everything is drained. The listener

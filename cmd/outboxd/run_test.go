@@ -260,4 +260,3 @@ func TestTeardown(t *testing.T) {
 		t.Errorf("%s", r.out)
 	}
 }
-

@@ -23,6 +23,24 @@ type Snapshot struct {
 	HeldReason, HeldTarget string
 	// Slot is as the server last described it.
 	Slot cdc.SlotStats
+	// Broker is what the backend counts.
+	Broker Broker
+	// SkippedHeaders counts headers of events that were left out because the
+	// record's own headers have their names.
+	SkippedHeaders uint64
+}
+
+// Broker is what a backend counts beside the acks. What a backend does not
+// know stays zero.
+type Broker struct {
+	// Discarded counts events that no queue was bound for and that were let go,
+	// as configured, since the start of the process.
+	Discarded uint64
+	// Blocked: the broker has blocked the connection.
+	Blocked bool
+	// GrownTopics is how many topics have more partitions than when this
+	// session first used them.
+	GrownTopics int
 }
 
 // walStatuses are the values of pg_replication_slots.wal_status.
@@ -48,6 +66,10 @@ var (
 	descUnconfirmed = desc("slot_unconfirmed_wal_bytes", "WAL not confirmed yet: current position - confirmed_flush_lsn.")
 	descSafe        = desc("slot_safe_wal_bytes", "WAL that may still be written before the slot is lost (safe_wal_size); absent when the server sets no limit.")
 	descStatus      = desc("slot_wal_status", "1 for the current wal_status of the slot.", "status")
+	descDiscarded   = desc("events_discarded_total", "Events that no queue was bound for and that were discarded, as --unroutable discard asks.")
+	descBlocked     = desc("broker_blocked", "1 while the broker blocks the connection (memory or disk alarm).")
+	descGrown       = desc("topics_grown", "Topics that have more partitions than when this session first used them: keys move with the next session.")
+	descSkipped     = desc("headers_skipped_total", "Headers of events that were left out because the record's own headers have their names.")
 	descSpillTxns   = desc("slot_spill_transactions_total", "Transactions that decoding spilled to the server's disk.")
 	descSpillBytes  = desc("slot_spill_bytes_total", "Bytes that decoding spilled to the server's disk.")
 )
@@ -67,6 +89,10 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	gauge(descBytes, float64(s.InFlightBytes))
 	gauge(descLeader, flag(s.Leader))
 	gauge(descStreaming, flag(s.Streaming))
+	gauge(descBlocked, flag(s.Broker.Blocked))
+	gauge(descGrown, float64(s.Broker.GrownTopics))
+	ch <- prometheus.MustNewConstMetric(descDiscarded, prometheus.CounterValue, float64(s.Broker.Discarded))
+	ch <- prometheus.MustNewConstMetric(descSkipped, prometheus.CounterValue, float64(s.SkippedHeaders))
 	if s.HeldReason != "" {
 		gauge(descHeld, 1, s.HeldReason, s.HeldTarget)
 	}
