@@ -11,10 +11,11 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/spf13/pflag"
+
 	"github.com/outboxd/outboxd/cmd/outboxd/internal/record"
 	"github.com/outboxd/outboxd/cmd/outboxd/internal/relay"
 	"github.com/outboxd/outboxd/cmd/outboxd/internal/setup"
-	"github.com/spf13/pflag"
 )
 
 // configError is everything that is wrong with the options' values.

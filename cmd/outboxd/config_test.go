@@ -5,9 +5,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/spf13/cobra"
+
 	"github.com/outboxd/outboxd/cmd/outboxd/internal/metrics"
 	"github.com/outboxd/outboxd/cmd/outboxd/internal/record"
-	"github.com/spf13/cobra"
 )
 
 func TestConfigurationErrors(t *testing.T) {

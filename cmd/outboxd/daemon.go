@@ -6,13 +6,14 @@ import (
 	"log/slog"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/outboxd/outboxd/cdc"
 	"github.com/outboxd/outboxd/cmd/outboxd/internal/admin"
 	"github.com/outboxd/outboxd/cmd/outboxd/internal/metrics"
 	"github.com/outboxd/outboxd/cmd/outboxd/internal/relay"
 	"github.com/outboxd/outboxd/cmd/outboxd/internal/setup"
 	"github.com/outboxd/outboxd/publisher"
-	"golang.org/x/sync/errgroup"
 )
 
 // daemon is one pipeline at work: the relay, its admin listener and the

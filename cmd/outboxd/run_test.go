@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
 	"github.com/outboxd/outboxd/internal/devenv/devtest"
 )
 

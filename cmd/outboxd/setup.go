@@ -3,10 +3,11 @@ package main
 import (
 	"time"
 
-	"github.com/outboxd/outboxd/cmd/outboxd/internal/setup"
-	"github.com/outboxd/outboxd/outbox"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/outboxd/outboxd/cmd/outboxd/internal/setup"
+	"github.com/outboxd/outboxd/outbox"
 )
 
 // setupOptions are those of outboxd setup.

@@ -1,8 +1,9 @@
 package main
 
 import (
-	"github.com/outboxd/outboxd/cmd/outboxd/internal/setup"
 	"github.com/spf13/cobra"
+
+	"github.com/outboxd/outboxd/cmd/outboxd/internal/setup"
 )
 
 func newTeardown(s streams) *cobra.Command {

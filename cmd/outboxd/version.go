@@ -5,8 +5,9 @@ import (
 	"runtime"
 	"runtime/debug"
 
-	"github.com/outboxd/outboxd/cmd/outboxd/internal/metrics"
 	"github.com/spf13/cobra"
+
+	"github.com/outboxd/outboxd/cmd/outboxd/internal/metrics"
 )
 
 func newVersion(s streams) *cobra.Command {

@@ -3,8 +3,9 @@ package metrics
 import (
 	"time"
 
-	"github.com/outboxd/outboxd/cdc"
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/outboxd/outboxd/cdc"
 )
 
 // Snapshot is the state of a relay at one moment.

@@ -5,8 +5,9 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/outboxd/outboxd/cdc"
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/outboxd/outboxd/cdc"
 )
 
 const (
