@@ -61,6 +61,12 @@ func apply(ctx context.Context, conn *pgx.Conn, s *settings, report *reporter) e
 		}
 		report.did(step.did, step.name)
 	}
+	// From here on a change of the publication is noticed, also before the
+	// first session.
+	pipeline := cdc.Config{Pipeline: s.Pipeline, Slot: s.Slot, Publication: s.Publication, Table: s.Table()}
+	if err := cdc.Seal(ctx, conn, pipeline); err != nil {
+		return err
+	}
 	for _, note := range notes(s, st) {
 		report.note(note)
 	}

@@ -70,6 +70,9 @@ func testSetup(t *testing.T, d *database) {
 			t.Error("the slot was made without failover")
 		}
 	}
+	if sealed := d.text(t, "SELECT publication_fingerprint FROM outboxd.witness"); sealed == "" {
+		t.Error("a change of the publication before the first session would go unnoticed")
+	}
 	if n := d.text(t, "SELECT count(*)::text FROM pg_inherits WHERE inhparent = 'public.outbox'::regclass"); n != "8" {
 		t.Errorf("%s partitions, want 8", n)
 	}
