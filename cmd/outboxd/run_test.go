@@ -33,7 +33,7 @@ func database(t *testing.T, flags ...string) string {
 	return db
 }
 
-func exec(t *testing.T, db, sql string, args ...any) {
+func execSQL(t *testing.T, db, sql string, args ...any) {
 	t.Helper()
 	conn, err := pgx.Connect(t.Context(), db)
 	if err != nil {
@@ -48,7 +48,7 @@ func exec(t *testing.T, db, sql string, args ...any) {
 // insert commits n events of one aggregate, numbered from first.
 func insert(t *testing.T, db string, first, n int) {
 	t.Helper()
-	exec(t, db, `INSERT INTO outbox (id, aggregatetype, aggregateid, type, payload)
+	execSQL(t, db, `INSERT INTO outbox (id, aggregatetype, aggregateid, type, payload)
 		SELECT gen_random_uuid(), 'order', 'one', 'placed', json_build_object('n', i) FROM generate_series($1::int, $2::int) i`, first, first+n-1)
 }
 
@@ -223,8 +223,8 @@ func TestRunRefusals(t *testing.T) {
 		run("--broker", "amqp://127.0.0.1:1", "--fail-fast").expect(t, 69, "broker_unreachable")
 	})
 	t.Run("NULL aggregate id", func(t *testing.T) {
-		exec(t, db, `ALTER TABLE outbox ALTER aggregateid DROP NOT NULL`)
-		exec(t, db, `INSERT INTO outbox (id, aggregatetype, type, payload) VALUES ('0190d5a5-6c3a-7000-8000-000000000001', 'order', 'placed', '{}')`)
+		execSQL(t, db, `ALTER TABLE outbox ALTER aggregateid DROP NOT NULL`)
+		execSQL(t, db, `INSERT INTO outbox (id, aggregatetype, type, payload) VALUES ('0190d5a5-6c3a-7000-8000-000000000001', 'order', 'placed', '{}')`)
 		run().expect(t, 1, "poison: publish event 0190d5a5-6c3a-7000-8000-000000000001 at 0001.", "missing_key", "--allow-unkeyed", "fix: ")
 	})
 }
