@@ -153,6 +153,7 @@ func wantClean(t *testing.T, p *program) (said string) {
 		`\nshop +[1-9][0-9]* +[1-9][0-9]* +0 +0 +0 +\d+\n`,
 		`\nreservation +[1-9][0-9]* +[1-9][0-9]* +0 +0 +0 +\d+\n`,
 		`\naudit +[1-9][0-9]+ +[1-9][0-9]+ +0 +0 +0 +\d+\n`,
+		`\norders without event 0, events without order 0, effects missing or double 0\n`,
 		`[1-9]\d* orders were refused`,
 		`What to try next:`,
 	} {

@@ -5,7 +5,6 @@ package demo
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"slices"
@@ -28,8 +27,8 @@ type Options struct {
 }
 
 // ErrNotClean means that the demo came to its end, and events were lost,
-// invented, out of order or changed.
-var ErrNotClean = errors.New("the verdict is not clean")
+// invented, out of order or changed, or do not fit the tables.
+var ErrNotClean = errors.New("the verdict above is not clean")
 
 // demo is what is up while it runs.
 type demo struct {
@@ -245,17 +244,21 @@ func (d *demo) judge(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	b, err := readBooks(ctx, d.events)
+	if err != nil {
+		return err
+	}
 	var v verdict
 	for _, s := range d.stations {
 		if s.absent == "" {
 			v = append(v, part{s, s.judge(events, d.ledger.deliveries(s.name))})
 		}
 	}
-	d.screen.say("\n%s\nDuplicates are what the relay had published and not yet confirmed when it was killed.\n"+
-		"%d orders were refused: each had written its event, and was rolled back with it.", v, d.buyers.refused.Load())
+	d.screen.say("\n%s%s\n\nDuplicates are what the relay had published and not yet confirmed when it was killed.\n"+
+		"%d orders were refused: each had written its event, and was rolled back with it.", v, b, d.buyers.refused.Load())
 	d.screen.say("\nWhat to try next:\n%s", d.next())
-	if !v.clean() {
-		return fmt.Errorf("%w: see above", ErrNotClean)
+	if !v.clean() || !b.clean() {
+		return ErrNotClean
 	}
 	return nil
 }

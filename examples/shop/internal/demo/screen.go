@@ -53,7 +53,7 @@ func (s *screen) draw(shot snapshot) {
 	s.erase()
 	table := "\n" + shot.table()
 	s.height = strings.Count(table, "\n")
-	io.WriteString(s.out, table)
+	fmt.Fprint(s.out, table)
 }
 
 // erase takes the table away: up to its first line, then all below.
