@@ -18,8 +18,9 @@ const (
 	// rotateLook is how often to look whether this relay leads and the minute
 	// is over.
 	rotateLook = time.Second
-	// rotateTimeout bounds one rotation, its connection included.
-	rotateTimeout = 30 * time.Second
+	// rotateTimeout bounds one rotation, its connection included: it reads a
+	// whole partition before it empties it.
+	rotateTimeout = 10 * time.Minute
 )
 
 // rotation is the housekeeping of the event table.
