@@ -4,9 +4,13 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
+	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
@@ -76,6 +80,90 @@ func faultBackend(code *kerr.Error, skip int64) publishertest.Backend {
 				})
 			},
 		}
+	}
+}
+
+// TestFirstRecordGoesAlone: a client that does not know the partitions yet sends
+// a batch with the first record and another right behind it.
+func TestFirstRecordGoesAlone(t *testing.T) {
+	cluster := fakeCluster(t)
+	brokers := cluster.ListenAddrs()
+	warm, cold := newTopic(t, brokers, 1), newTopic(t, brokers, 1)
+	var mu sync.Mutex
+	var batches []int32
+	cluster.ControlKey(int16(kmsg.Produce), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		cluster.KeepControl()
+		mu.Lock()
+		defer mu.Unlock()
+		for _, topic := range req.(*kmsg.ProduceRequest).Topics {
+			for _, partition := range topic.Partitions {
+				var batch kmsg.RecordBatch
+				if err := batch.ReadFrom(partition.Records); err != nil {
+					t.Error(err)
+				}
+				batches = append(batches, batch.NumRecords)
+			}
+		}
+		return nil, nil, false
+	})
+	release := make(chan struct{})
+	p, err := kafka.Open(t.Context(), kafka.Config{Brokers: brokers, Lanes: 1}, func(*publisher.Record, error) { <-release }, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	topic := warm
+	for range 50 { // the lane stands still behind the first
+		if err := p.Publish(t.Context(), &publisher.Record{Topic: topic, Key: []byte("k")}); err != nil {
+			t.Fatal(err)
+		}
+		topic = cold
+	}
+	close(release)
+	if err := p.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if want := []int32{1, 1, 48}; !slices.Equal(batches, want) {
+		t.Errorf("batches of %v records, want %v", batches, want)
+	}
+}
+
+// TestOneBatchAPartition: a window ends where a partition's batch would.
+func TestOneBatchAPartition(t *testing.T) {
+	cluster := fakeCluster(t)
+	brokers := cluster.ListenAddrs()
+	topic := newTopic(t, brokers, 1)
+	release := make(chan struct{})
+	var outcomes atomic.Int64
+	p, err := kafka.Open(t.Context(), kafka.Config{Brokers: brokers, Lanes: 1, WindowBytes: 10 * topicLimit},
+		func(*publisher.Record, error) {
+			outcomes.Add(1)
+			<-release
+		}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	taken := 0
+	for {
+		r := &publisher.Record{Topic: topic, Key: []byte("k"), Value: make([]byte, topicLimit/4)}
+		if err := p.Publish(ctx, r); err != nil {
+			break
+		}
+		if taken++; taken == 1 {
+			for outcomes.Load() == 0 { // its window is gone, and the lane stands still
+				runtime.Gosched()
+			}
+		}
+	}
+	if taken != 1+3 {
+		t.Errorf("%d records were taken, want one on its way and three that fit a batch", taken)
+	}
+	close(release)
+	if err := p.Close(t.Context()); err != nil {
+		t.Error(err)
 	}
 }
 

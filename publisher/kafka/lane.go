@@ -174,7 +174,7 @@ func (l *lane) send(w *window) {
 		l.flush(cold)
 		good = unsent(good)
 	}
-	if l.pub.broken.Err() == nil && !anyFailed(cold) {
+	if !anyFailed(cold) {
 		l.flush(good)
 	}
 	l.settle(slots)
