@@ -66,6 +66,8 @@ type Done func(r *Record, err error)
 //   - Done runs exactly once for every record that Publish took (returned nil
 //     for), at the latest while Close runs, and never after Close has
 //     returned.
+//   - What is wrong with a record is an outcome as well: one that is too large,
+//     or whose topic is missing, is taken and fails in its turn.
 //   - An ordering domain is (destination, Record.Key). The destination is the
 //     Kafka topic, or the AMQP exchange, which is fixed: a key keeps its order
 //     across routing keys. Records of one domain are delivered in the order of
