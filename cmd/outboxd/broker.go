@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -134,7 +135,7 @@ func (o *runOptions) rabbitmq() (broker, error) {
 	})
 	return broker{
 		kind:    record.RabbitMQ,
-		address: "amqp " + hosts(config.Hosts) + " " + config.VHost + " " + config.Exchange,
+		address: "amqp " + hosts(config.Hosts) + " " + cmp.Or(config.VHost, rabbitmq.DefaultVHost) + " " + config.Exchange,
 		open: func(ctx context.Context, log *slog.Logger, done publisher.Done, guard publisher.Guard) (publisher.Publisher, error) {
 			config := config
 			config.Logger = log

@@ -82,7 +82,7 @@ func reportError(w io.Writer, err error) int {
 		text = f.code + ": " + text
 	}
 	fmt.Fprintf(w, "outboxd: %s\n", strings.ReplaceAll(text, "\n", "\n  "))
-	if f.fix != "" {
+	if f.fix != "" && !strings.Contains(text, f.fix) {
 		fmt.Fprintf(w, "  fix: %s\n", strings.ReplaceAll(f.fix, "\n", "\n  "))
 	}
 	return f.exit

@@ -142,7 +142,7 @@ func writeReadiness(w http.ResponseWriter, r *http.Request, ready Readiness) {
 		return
 	}
 	line := ready.State
-	if ready.Target != "" {
+	if ready.Target != "" && !strings.Contains(ready.Reason, ready.Target) {
 		line += fmt.Sprintf(" (%q)", ready.Target)
 	}
 	if ready.Reason != "" {

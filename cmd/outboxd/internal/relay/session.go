@@ -69,6 +69,7 @@ func (s *session) run(ctx context.Context) (*failure, error) {
 		return nil, fmt.Errorf("open session: %w", err)
 	}
 	s.stream = stream
+	s.state.lead()
 	running, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	s.cancel = cancel

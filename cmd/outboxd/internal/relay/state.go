@@ -3,6 +3,7 @@ package relay
 import (
 	"context"
 	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -53,12 +54,19 @@ func newState(log *slog.Logger) *state {
 	return &state{log: log, phase: Starting, since: time.Now()}
 }
 
+// lead says that this relay has the slot.
+func (s *state) lead() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.history.source = true
+	s.leader = true
+}
+
 // up says that a session is up.
 func (s *state) up(epoch uint16) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.history = history{source: true, broker: true}
-	s.leader = true
+	s.history.broker = true
 	if s.pending.Load() == nil {
 		s.streaming(slog.Int("epoch", int(epoch)))
 	}
@@ -142,7 +150,7 @@ func (s *state) failed(f Fault, err error, failure *failure) (attempts int) {
 	if failure != nil {
 		attrs = append(attrs, slog.String("event", failure.id), slog.String("position", failure.position.String()))
 	}
-	if f.Fix != "" {
+	if f.Fix != "" && !strings.Contains(err.Error(), f.Fix) {
 		attrs = append(attrs, slog.String("fix", f.Fix))
 	}
 	s.log.LogAttrs(context.Background(), slog.LevelWarn, string(phase), attrs...)
