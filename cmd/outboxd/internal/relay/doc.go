@@ -15,4 +15,27 @@
 // much is in flight.
 //
 // What an error means is decided in one place: fault.go.
+//
+// # Invariants
+//
+//   - An event is acked to the source only after the broker's nil outcome, once,
+//     and before its stream is closed (outcome.go; TestAckWaitsForBroker,
+//     TestDrainWaitsForAcks, TestRoguePublisher).
+//   - Every event of a message is asked for its place exactly once and in order,
+//     also one that is skipped or poison, and nothing else is (session.go; the
+//     scripted source of the tests checks it in all of them, TestEmitted,
+//     TestForeignTable).
+//   - What failed is published again by the next session, what was acked is not
+//     (TestRepublishesFromFailed).
+//   - The relay stops in front of a poison event, and only when everything before
+//     it in the WAL is published (TestPoisonRefused, TestPoisonWaitsForTheWorld,
+//     TestCause).
+//   - What the world is to blame for is waited for, visibly, and never dropped
+//     (TestHeld, TestClassifyPublisher).
+//   - What is in flight is bounded in number and bytes (pages.go;
+//     TestPagesAgainstOracle, TestPagesBoundBytes).
+//   - A drain is bounded, by seconds when a server waits for us
+//     (TestDrainIsBounded).
+//   - Nothing is published without the lease (TestGuard; the backends ask the
+//     guard before each write).
 package relay

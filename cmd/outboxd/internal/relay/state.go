@@ -84,8 +84,12 @@ func (s *state) acked(p cdc.Position) {
 	s.streaming(slog.String("position", p.String()))
 }
 
-// streaming changes the phase. The caller holds mu.
+// streaming changes the phase, unless the relay drains: what is acked then does
+// not make it ready again. The caller holds mu.
 func (s *state) streaming(attr slog.Attr) {
+	if s.phase == Stopping {
+		return
+	}
 	was, after, attempts, code := s.phase, time.Since(s.since), s.attempts, s.fault.Code
 	s.attempts = 0
 	if !s.enter(Streaming, Fault{}, "") {

@@ -118,6 +118,35 @@ func TestLeaderBecomesStandby(t *testing.T) {
 	})
 }
 
+// TestAckWhileDraining: the event that was held is acked at last, and the relay
+// is on its way out all the same.
+func TestAckWhileDraining(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		b := newBench(t)
+		var attempts atomic.Int32
+		b.broker.Script = func(r *publisher.Record) publishertest.Answer {
+			if attempts.Add(1) == 1 {
+				return publishertest.Answer{Err: &publisher.HeldError{Reason: "missing_topic", Target: r.Topic}}
+			}
+			return publishertest.Answer{After: time.Second}
+		}
+		b.broker.Lanes = 1
+		b.slot.insert(event(0), "one")
+		b.slot.insert(event(1), "one")
+		b.start()
+		settle(500 * time.Millisecond)
+		b.stop()
+		settle(1500 * time.Millisecond)
+		b.expect("acked", b.slot.ackedIDs(), event(0))
+		if s := b.Status(); s.Phase != relay.Stopping || s.Ready {
+			t.Errorf("status %+v", s)
+		}
+		if err := <-b.result; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // TestStandbyHasProvenTheLogin: a password that is changed while it waits is no
 // reason to stop waiting.
 func TestStandbyHasProvenTheLogin(t *testing.T) {
