@@ -84,7 +84,8 @@ func faultBackend(code *kerr.Error, skip int64) publishertest.Backend {
 }
 
 // TestFirstRecordGoesAlone: a client that does not know the partitions yet sends
-// a batch with the first record and another right behind it.
+// a batch with the first record and another right behind it. The rest follows,
+// once, also where records of a known topic stand in front.
 func TestFirstRecordGoesAlone(t *testing.T) {
 	cluster := fakeCluster(t)
 	brokers := cluster.ListenAddrs()
@@ -111,12 +112,14 @@ func TestFirstRecordGoesAlone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	topic := warm
-	for range 50 { // the lane stands still behind the first
+	for i := range 50 { // the lane stands still behind the first
+		topic := warm
+		if i > 1 && i%2 == 0 {
+			topic = cold
+		}
 		if err := p.Publish(t.Context(), &publisher.Record{Topic: topic, Key: []byte("k")}); err != nil {
 			t.Fatal(err)
 		}
-		topic = cold
 	}
 	close(release)
 	if err := p.Close(t.Context()); err != nil {
@@ -124,7 +127,8 @@ func TestFirstRecordGoesAlone(t *testing.T) {
 	}
 	mu.Lock()
 	defer mu.Unlock()
-	if want := []int32{1, 1, 48}; !slices.Equal(batches, want) {
+	slices.Sort(batches[2:]) // one request, its topics in any order
+	if want := []int32{1, 1, 23, 25}; !slices.Equal(batches, want) {
 		t.Errorf("batches of %v records, want %v", batches, want)
 	}
 }
