@@ -139,10 +139,7 @@ func (c *coalescer) pause(on bool) {
 // means that the connection is closed, which the next write says too.
 func (c *coalescer) setWriteDeadline() {
 	var deadline time.Time
-	switch {
-	case c.closed:
-		deadline = time.Now().Add(closeGrace)
-	case !c.paused:
+	if !c.paused {
 		deadline = time.Now().Add(c.timeout)
 	}
 	_ = c.Conn.SetWriteDeadline(deadline)
@@ -225,7 +222,6 @@ func (c *coalescer) lastRead() error {
 func (c *coalescer) Close() error {
 	c.mu.Lock()
 	c.closed = true
-	c.setWriteDeadline()
 	c.work.Broadcast()
 	c.room.Broadcast()
 	c.mu.Unlock()

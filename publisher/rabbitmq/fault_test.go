@@ -105,30 +105,31 @@ func TestFaults(t *testing.T) {
 		// A quorum queue of RabbitMQ 3.10 alone on its node was seen to be
 		// without a leader for minutes after a SIGKILL.
 		classic bool
+		records int // 20,000 when 0
 	}{
-		{"connections closed by an operator", func(*corner) { ctl("close_all_connections", "test") }, "unknown", false},
+		{"connections closed by an operator", func(*corner) { ctl("close_all_connections", "test") }, "unknown", false, 100_000},
 		{"exchange deleted and declared again", func(c *corner) {
 			c.must(c.ch.ExchangeDelete(c.exchange, false, false))
 			<-time.After(300 * time.Millisecond) // for Open to meet the hole
 			c.must(c.ch.ExchangeDeclare(c.exchange, "topic", true, false, false, false, nil))
 			c.must(c.ch.QueueBind(c.queue, routedKey, c.exchange, false, nil))
-		}, "missing_exchange", false},
+		}, "missing_exchange", false, 0},
 		{"binding removed for a while", func(c *corner) {
 			c.must(c.ch.QueueUnbind(c.queue, routedKey, c.exchange, nil))
 			<-time.After(300 * time.Millisecond)
 			c.must(c.ch.QueueBind(c.queue, routedKey, c.exchange, false, nil))
-		}, "unroutable", false},
+		}, "unroutable", false, 0},
 		{"killed and started again", func(c *corner) {
 			c.must(node.Kill(), node.Start(context.Background()))
-		}, "unknown", true},
+		}, "unknown", true, 0},
 		{"stopped and started again", func(c *corner) {
 			c.must(node.Stop(context.Background()), node.Start(context.Background()))
-		}, "unknown", false},
+		}, "unknown", false, 0},
 		{"frozen for a while", func(c *corner) {
 			c.must(syscall.Kill(node.PID(), syscall.SIGSTOP))
 			<-time.After(4 * time.Second)
 			c.must(syscall.Kill(node.PID(), syscall.SIGCONT))
-		}, "unknown", false},
+		}, "unknown", false, 0},
 	} {
 		t.Run(f.name, func(t *testing.T) {
 			queueType := "quorum"
@@ -140,7 +141,7 @@ func TestFaults(t *testing.T) {
 			config.Heartbeat = time.Second
 			config.ConnectTimeout = 2 * time.Second
 			config.ConfirmTimeout = 5 * time.Second
-			r := newRun(t, config, 20_000, 1_000)
+			r := newRun(t, config, max(f.records, 20_000), 1_000)
 			r.whileRunning(func() { f.disturb(c) })
 			if r.classes[f.class] == 0 {
 				t.Errorf("failures %v, want some %s: the fault was not met", r.classes, f.class)

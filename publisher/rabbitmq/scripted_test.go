@@ -6,11 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -229,18 +231,18 @@ var messageID = regexp.MustCompile(`[a-z]+[0-9]+/[0-9]+`)
 // TestReturnsThatFitSeveral: nothing says which of two equal messages was
 // returned, so none of them passes for delivered.
 func TestReturnsThatFitSeveral(t *testing.T) {
-	_, config := newScript(t, batch(3, func(s *script, ps []published) {
+	_, config := newScript(t, batch(4, func(s *script, ps []published) {
 		s.giveBack(ps[1])
-		s.ack(ps[2], true)
+		s.ack(ps[3], true)
 	}))
 	config.Channels = 1
 	got := newOutcomes(t)
 	p := scripted(t, config, got.done)
-	for i, id := range []string{"same", "same", "other"} {
-		mustPublish(t, p, &publisher.Record{Topic: "k", ID: id, Token: uint64(i)})
-	}
-	got.wait(3)
-	for i, want := range []string{"unroutable", "unroutable", ""} {
+	mustPublish(t, p,
+		&publisher.Record{Topic: "k", ID: "same", Token: 0}, &publisher.Record{Topic: "k", ID: "same", Token: 1},
+		&publisher.Record{Topic: "k", ID: "other", Token: 2}, &publisher.Record{Topic: "l", ID: "same", Token: 3})
+	got.wait(4)
+	for i, want := range []string{"unroutable", "unroutable", "", ""} {
 		if c := got.of(uint64(i)); c != want {
 			t.Errorf("record %d: %q, want %q", i, c, want)
 		}
@@ -489,8 +491,8 @@ func TestAlarm(t *testing.T) {
 		if took := time.Since(start); took > 2*time.Second {
 			t.Errorf("close took %v", took)
 		}
-		if c := got.of(100); c != "closed" {
-			t.Errorf("a record that was never sent: %q", c)
+		if c, st := got.of(100), p.Stats(); c != "closed" || !st.BlockedSince.IsZero() {
+			t.Errorf("a record that was never sent: %q, stats %+v", c, st)
 		}
 		close(reads)
 	})
@@ -539,6 +541,100 @@ func TestNoConfirm(t *testing.T) {
 		}
 		if err := got.err(0); !strings.Contains(err.Error(), "confirmed nothing for 1m0s") {
 			t.Errorf("the cause is lost: %v", err)
+		}
+	})
+}
+
+// slowClose is a connection whose Close returns well after it has closed.
+type slowClose struct{ net.Conn }
+
+func (c slowClose) Close() error {
+	err := c.Conn.Close()
+	<-time.After(100 * time.Millisecond)
+	return err
+}
+
+// TestCauseIsKept: whoever ends the connection, the outcome says why, and not
+// that the connection was found closed.
+func TestCauseIsKept(t *testing.T) {
+	errLease := errors.New("lease ran out")
+	for _, c := range []struct {
+		name  string
+		guard bool
+		want  string
+	}{
+		{"guard", true, "lease ran out"},
+		{"no confirm while a write is stuck", false, "confirmed nothing"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			stuck := make(chan struct{})
+			defer close(stuck)
+			arrived := make(chan struct{}, 1)
+			_, config := newScript(t, func(*script, published) {
+				arrived <- struct{}{}
+				<-stuck
+			})
+			dial := config.Dial
+			config.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+				conn, err := dial(ctx, network, addr)
+				return slowClose{conn}, err
+			}
+			config.Channels = 1
+			config.WriteTimeout, config.ConfirmTimeout = time.Hour, time.Second
+			got := newOutcomes(t)
+			var refuse atomic.Bool
+			p, err := rabbitmq.Open(context.Background(), config, got.done, func() error {
+				if refuse.Load() {
+					return errLease
+				}
+				return nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			refuse.Store(c.guard)
+			mustPublish(t, p, record(0, "a"))
+			if !c.guard {
+				<-arrived
+				mustPublish(t, p, record(1, "b")) // its write is stuck
+			}
+			got.wait(1)
+			if err := got.err(0); classOf(err) != "unknown" || !strings.Contains(err.Error(), c.want) || errors.Is(err, errLease) != c.guard {
+				t.Errorf("outcome: %v", err)
+			}
+			_ = shut(t, p, time.Second)
+		})
+	}
+}
+
+// TestFailureWakesEveryone: a Publish that waits for room, and a lane that is
+// kept back by an alarm, learn that another record has failed.
+func TestFailureWakesEveryone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var first published
+		s, config := newScript(t, func(_ *script, p published) { first = p })
+		config.Channels = 1
+		config.Window = 2
+		got := newOutcomes(t)
+		p := scripted(t, config, got.done)
+		mustPublish(t, p, record(0, "a"))
+		synctest.Wait()
+		s.block("low on memory")
+		synctest.Wait()
+		mustPublish(t, p, record(1, "b"))
+		blocked := make(chan error)
+		go func() { blocked <- p.Publish(context.Background(), record(2, "c")) }()
+		synctest.Wait()
+		s.nack(first)
+		if err := <-blocked; classOf(err) != "refused" {
+			t.Errorf("the publish that waited: %v", err)
+		}
+		start := time.Now()
+		if err := shut(t, p, time.Hour); err != nil || time.Since(start) > 3*time.Second {
+			t.Errorf("close: %v after %v", err, time.Since(start))
+		}
+		if got.of(0) != "refused" || got.of(1) != "aborted" || got.of(2) != "none" {
+			t.Errorf("outcomes %v", got.count())
 		}
 	})
 }
