@@ -107,6 +107,7 @@ func connectError(err error) *Error {
 	e := &Error{Code: CodeUnreachable, Detail: "connect to the database", Err: err}
 	var pgErr *pgconn.PgError
 	if !errors.As(err, &pgErr) {
+		e.Fix = "check host, port and whether the server runs"
 		return e
 	}
 	switch {
@@ -116,14 +117,24 @@ func connectError(err error) *Error {
 		e.Code, e.Detail = CodeAuth, "log in to the database"
 		e.Fix = "check user and password in --database, and pg_hba.conf on the server"
 	case pgErr.Code == "42501":
-		e.Code, e.Detail = CodePrivilege, "open a replication connection"
-		e.Fix = "as a superuser: ALTER ROLE <role> REPLICATION"
+		e.Code, e.Detail, e.Fix = CodePrivilege, "open a replication connection", replicationFix(err)
 	case pgErr.Code == "57P03" && strings.Contains(pgErr.Message, "shutting down"), pgErr.Code == "57P01":
 		e.Code, e.Detail = CodeServerStopping, "the server is shutting down"
 	case pgErr.Code == "53300":
 		e.Fix = "raise max_connections and max_wal_senders, or end idle connections"
 	}
 	return e
+}
+
+// replicationFix gives the right to replicate to the role that err was refused
+// as.
+func replicationFix(err error) string {
+	role := "ROLE"
+	var refused *pgconn.ConnectError
+	if errors.As(err, &refused) {
+		role = pgx.Identifier{refused.Config.User}.Sanitize()
+	}
+	return "as a superuser: ALTER ROLE " + role + " REPLICATION"
 }
 
 // bufferedConn reads from the network in large pieces. Only Read differs; like

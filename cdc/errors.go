@@ -92,7 +92,7 @@ func startError(cfg *Config, err error) *Error {
 		return &Error{Code: CodeSlotLost, Detail: fmt.Sprintf("slot %q cannot be read any more: %s", cfg.Slot, pgErr.Message),
 			Fix: fmt.Sprintf("to begin again from now and accept the gap: outboxd teardown --pipeline %s, then outboxd setup --pipeline %[1]s", cfg.Pipeline)}
 	case "42501":
-		return &Error{Code: CodePrivilege, Detail: pgErr.Message, Fix: "as a superuser: ALTER ROLE <role> REPLICATION"}
+		return &Error{Code: CodePrivilege, Detail: pgErr.Message, Fix: replicationFix(err)}
 	}
 	return &Error{Code: CodeUnreachable, Detail: "start replication", Err: err}
 }

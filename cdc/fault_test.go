@@ -66,7 +66,7 @@ func TestOpenNamesWhatIsWrong(t *testing.T) {
 		}, cdc.CodeSlotWrong, "plugin", "--slot"},
 		{"publication missing", func(f *fixture) { f.exec("DROP PUBLICATION " + f.cfg.Publication) }, cdc.CodePublication, "does not exist", "older than its slot"},
 		{"table missing", func(f *fixture) { f.exec("DROP TABLE outbox") }, cdc.CodePublicationGap, "public.outbox does not exist", "--table"},
-		{"table not covered", func(f *fixture) { f.exec("ALTER PUBLICATION " + f.cfg.Publication + " DROP TABLE outbox") }, cdc.CodePublicationGap, "does not cover the table public.outbox", "ADD TABLE"},
+		{"table not covered", func(f *fixture) { f.exec("ALTER PUBLICATION " + f.cfg.Publication + " DROP TABLE outbox") }, cdc.CodePublicationGap, "does not cover the table public.outbox", `ADD TABLE "public"."outbox"; COMMIT; then outboxd adopt --pipeline `},
 		{"inserts not published", func(f *fixture) { f.exec("ALTER PUBLICATION " + f.cfg.Publication + " SET (publish = 'delete')") }, cdc.CodePublicationGap, "does not publish inserts", "publish = 'insert'"},
 		{"rows filtered", func(f *fixture) {
 			f.exec("ALTER PUBLICATION " + f.cfg.Publication + " SET TABLE outbox WHERE (id > 5)")
@@ -101,7 +101,7 @@ func TestOpenNamesWhatIsWrong(t *testing.T) {
 			u.Path = "/nowhere"
 			f.cfg.Database = u.String()
 		}, cdc.CodeDatabaseMissing, "open the database", "--database"},
-		{"nobody listens", func(f *fixture) { f.cfg.Database = "postgres://postgres:canary@127.0.0.1:1/x" }, cdc.CodeUnreachable, "connect to the database", ""},
+		{"nobody listens", func(f *fixture) { f.cfg.Database = "postgres://postgres:canary@127.0.0.1:1/x" }, cdc.CodeUnreachable, "connect to the database", "check host, port"},
 		{"no replication right", func(f *fixture) {
 			f.exec("CREATE ROLE " + f.cfg.Slot + " LOGIN PASSWORD 'right'")
 			f.exec("GRANT USAGE ON SCHEMA outboxd TO " + f.cfg.Slot)
@@ -111,7 +111,7 @@ func TestOpenNamesWhatIsWrong(t *testing.T) {
 				f.exec("DROP ROLE " + f.cfg.Slot)
 			})
 			f.as(f.cfg.Slot, "right")
-		}, cdc.CodePrivilege, "replication connection", "ALTER ROLE"},
+		}, cdc.CodePrivilege, "replication connection", `ALTER ROLE "`},
 		{"witness not granted", func(f *fixture) {
 			f.exec("CREATE ROLE " + f.cfg.Slot + " LOGIN REPLICATION PASSWORD 'right'")
 			f.t.Cleanup(func() { f.exec("DROP ROLE " + f.cfg.Slot) })

@@ -51,7 +51,7 @@ func inspectPublication(ctx context.Context, conn *pgx.Conn, version int, cfg *C
 	switch {
 	case !found:
 		return p, &Error{Code: CodePublication, Detail: fmt.Sprintf("publication %s does not exist", name),
-			Fix: "a publication must be older than its slot. If this one was dropped: outboxd teardown and outboxd setup begin again from now and accept the gap"}
+			Fix: fmt.Sprintf("a publication must be older than its slot. If this one was dropped, begin again from now and accept the gap: outboxd teardown --pipeline %s, then outboxd setup --pipeline %[1]s", cfg.Pipeline)}
 	case cfg.Table == "":
 		return p, nil
 	case !relationFound:
@@ -59,16 +59,16 @@ func inspectPublication(ctx context.Context, conn *pgx.Conn, version int, cfg *C
 			Fix: "check --table; outboxd setup creates a missing outbox table"}
 	case !covered:
 		return p, &Error{Code: CodePublicationGap, Detail: fmt.Sprintf("publication %s does not cover the table %s: its events are not in the stream", name, cfg.Table),
-			Fix: fmt.Sprintf("BEGIN; LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE; ALTER PUBLICATION %s ADD TABLE %[1]s; COMMIT; then outboxd adopt, which accepts that events written until then were not published", table, name)}
+			Fix: fmt.Sprintf("BEGIN; LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE; ALTER PUBLICATION %s ADD TABLE %[1]s; COMMIT; then outboxd adopt --pipeline %[3]s, which accepts that events written until then were not published", table, name, cfg.Pipeline)}
 	case !insert:
 		return p, &Error{Code: CodePublicationGap, Detail: fmt.Sprintf("publication %s does not publish inserts", name),
-			Fix: fmt.Sprintf("ALTER PUBLICATION %s SET (publish = 'insert'); then outboxd adopt, which accepts that events written until then were not published", name)}
+			Fix: fmt.Sprintf("ALTER PUBLICATION %s SET (publish = 'insert'); then outboxd adopt --pipeline %s, which accepts that events written until then were not published", name, cfg.Pipeline)}
 	case filter != "":
 		return p, &Error{Code: CodePublicationGap, Detail: fmt.Sprintf("publication %s filters the rows of %s: %s", name, cfg.Table, filter),
-			Fix: fmt.Sprintf("ALTER PUBLICATION %s SET TABLE %s; then outboxd adopt, which accepts that rows filtered until then were not published", name, table)}
+			Fix: fmt.Sprintf("ALTER PUBLICATION %s SET TABLE %s; then outboxd adopt --pipeline %s, which accepts that rows filtered until then were not published", name, table, cfg.Pipeline)}
 	case kind == "p" && !root:
 		return p, &Error{Code: CodePublicationGap, Detail: fmt.Sprintf("%s is partitioned, and publication %s publishes its partitions under their own names", cfg.Table, name),
-			Fix: fmt.Sprintf("ALTER PUBLICATION %s SET (publish_via_partition_root = true); then outboxd adopt", name)}
+			Fix: fmt.Sprintf("ALTER PUBLICATION %s SET (publish_via_partition_root = true); then outboxd adopt --pipeline %s", name, cfg.Pipeline)}
 	}
 	return p, nil
 }

@@ -95,7 +95,7 @@ func checkSlot(cfg *Config, st *slotState, w *witness) error {
 			Fix:    fmt.Sprintf("nothing was skipped yet. To begin again from now and accept the gap: outboxd teardown --pipeline %s, then outboxd setup --pipeline %[1]s", cfg.Pipeline)}
 	case st == nil:
 		return &Error{Code: CodeSlotMissing, Detail: fmt.Sprintf("slot %q does not exist", cfg.Slot),
-			Fix: fmt.Sprintf("outboxd setup --pipeline %s --slot %s --publication %s, or run with --setup", cfg.Pipeline, cfg.Slot, cfg.Publication)}
+			Fix: fmt.Sprintf("outboxd setup --pipeline %s, or run with --setup", cfg.Pipeline)}
 	case st.plugin != "pgoutput":
 		return &Error{Code: CodeSlotWrong, Detail: fmt.Sprintf("slot %q uses the plugin %q; the relay reads pgoutput", cfg.Slot, st.plugin),
 			Fix: "choose another --slot, or drop that one if nobody needs it"}

@@ -134,7 +134,7 @@ func (s *Stream) read(ctx context.Context, h Handler) error {
 			// and drops what it would have published.
 			if strings.HasPrefix(msg.Message, "skipped loading publication") {
 				return &Error{Code: CodePublication, Detail: "the server streams without the publication: " + msg.Message,
-					Fix: "the publication was dropped or is younger than the slot's position: outboxd teardown and outboxd setup begin again from now and accept the gap"}
+					Fix: fmt.Sprintf("the publication was dropped or is younger than the slot's position. To begin again from now and accept the gap: outboxd teardown --pipeline %s, then outboxd setup --pipeline %[1]s", s.r.cfg.Pipeline)}
 			}
 			s.r.cfg.Logger.Info("notice from the server", "message", msg.Message)
 		case *pgproto3.CommandComplete, *pgproto3.CopyDone:

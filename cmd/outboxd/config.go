@@ -46,19 +46,33 @@ func (o *pipelineOptions) names() (setup.Identity, error) {
 	return setup.Names(cmp.Or(config.Database, config.User), o.table, o.pipeline, o.slot, o.publication)
 }
 
-// complete adds to the setup command in a fix what it takes to mean the same
-// pipeline: who gave the names to run must give them to setup.
+// complete adds to the commands in a fix what it takes to mean the same
+// pipeline: who gave the names to run must give them to setup and adopt.
+// Teardown has them from the witness.
 func (o *pipelineOptions) complete(fix, pipeline string) string {
-	command := "outboxd setup --pipeline " + pipeline
-	var missing strings.Builder
+	var names strings.Builder
 	for _, a := range [...]struct{ flag, value, standard string }{
 		{"slot", o.slot, ""}, {"publication", o.publication, ""}, {"table", o.table, setup.DefaultTable},
 	} {
-		if a.value != a.standard && !strings.Contains(fix, "--"+a.flag+" ") {
-			fmt.Fprintf(&missing, " --%s %s", a.flag, a.value)
+		if a.value != a.standard {
+			fmt.Fprintf(&names, " --%s %s", a.flag, shellWord(a.value))
 		}
 	}
-	return strings.ReplaceAll(fix, command, command+missing.String())
+	for _, command := range [...]string{"outboxd setup --pipeline " + pipeline, "outboxd adopt --pipeline " + pipeline} {
+		fix = strings.ReplaceAll(fix, command, command+names.String())
+	}
+	return fix
+}
+
+// shellWord quotes a name so that a shell takes it for one word.
+func shellWord(name string) string {
+	plain := func(r rune) bool {
+		return 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("_.-", r)
+	}
+	if strings.TrimFunc(name, plain) == "" {
+		return name
+	}
+	return "'" + strings.ReplaceAll(name, "'", `'\''`) + "'"
 }
 
 // runOptions are those of outboxd run.

@@ -139,7 +139,8 @@ func TestComplete(t *testing.T) {
 	tests := []struct{ args, fix, want string }{
 		{"", fix, fix},
 		{"--table x.y --slot s", fix, "outboxd setup --pipeline p --slot s --table x.y, or run with --setup"},
-		{"--slot s", "outboxd setup --pipeline p --slot s --publication q, or", "outboxd setup --pipeline p --slot s --publication q, or"},
+		{"--slot s", "first outboxd teardown --pipeline p, then outboxd setup --pipeline p", "first outboxd teardown --pipeline p, then outboxd setup --pipeline p --slot s"},
+		{"--publication it's --slot s", "outboxd adopt --pipeline p, which", `outboxd adopt --pipeline p --slot s --publication 'it'\''s', which`},
 		{"--slot s", "ALTER ROLE", "ALTER ROLE"},
 	}
 	for _, tt := range tests {

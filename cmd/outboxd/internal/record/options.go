@@ -94,12 +94,16 @@ func newStyle(o Options) (style, error) {
 }
 
 func newTopic(o Options, r *route) (*template, error) {
+	of := "topic"
+	if o.Broker == RabbitMQ {
+		of = "routing key"
+	}
 	t, err := parseTemplate(o.Topic, r.placeholders())
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s %w", of, err)
 	}
 	if p := o.Broker.templateProblem(t); p != "" {
-		return nil, fmt.Errorf("template %q: %s", o.Topic, p)
+		return nil, fmt.Errorf("%s template %q: %s", of, o.Topic, p)
 	}
 	return t, nil
 }
