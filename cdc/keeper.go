@@ -11,9 +11,6 @@ import (
 )
 
 const (
-	// eventStride is the least time between two witnesses of new acks: what a
-	// crash may repeat beyond what was in flight.
-	eventStride = time.Second
 	// idleBytes and idleStride are how far, and for how long, the position
 	// must have moved without any event before it is worth a write. The write
 	// itself makes WAL; an idle server must not see us chase our own.
@@ -157,13 +154,14 @@ func (k *keeper) judge(ctx context.Context, err error) error {
 	return nil
 }
 
-// due says whether progress g is worth a write.
+// due says whether progress g is worth a write. New acks always are: the tick
+// alone keeps that to once a second, which is what a crash may repeat beyond
+// what was in flight.
 func (k *keeper) due(g progress, now time.Time) bool {
-	since := now.Sub(k.writtenAt)
 	if g.commit != k.witness.acked.commit || g.events != k.witness.acked.events {
-		return since >= eventStride
+		return true
 	}
-	return since >= idleStride && g.confirm >= k.witness.acked.confirm+idleBytes
+	return now.Sub(k.writtenAt) >= idleStride && g.confirm >= k.witness.acked.confirm+idleBytes
 }
 
 // write makes g durable, then releases its position to the status writer: in

@@ -234,9 +234,8 @@ func TestWitnessIsDue(t *testing.T) {
 		want  bool
 	}{
 		{"nothing new", progress{1 << 20, 500, 2}, time.Hour, false},
-		{"an event, too soon", progress{1 << 20, 500, 3}, eventStride - 1, false},
-		{"an event", progress{1 << 20, 500, 3}, eventStride, true},
-		{"an event of a new transaction", progress{1 << 20, 600, 2}, eventStride, true},
+		{"an event", progress{1 << 20, 500, 3}, 0, true},
+		{"an event of a new transaction", progress{1 << 20, 600, 2}, 0, true},
 		{"a position, too near", progress{1<<20 + idleBytes - 1, 500, 2}, time.Hour, false},
 		{"a position, too soon", progress{1<<20 + idleBytes, 500, 2}, idleStride - 1, false},
 		{"a position", progress{1<<20 + idleBytes, 500, 2}, idleStride, true},
