@@ -65,7 +65,9 @@ func (l *lane) offer(r *publisher.Record) (taken bool, err error) {
 	switch {
 	case l.closing:
 		return false, publisher.ErrClosed
-	case l.tracker.stopped:
+	case l.p.failure() != nil:
+		// Asked of the publisher, not of this lane: a failure stops one lane
+		// after the other, and what one has declined no other may take.
 		return false, fmt.Errorf("publisher is broken: %w", l.p.failure())
 	case !l.tracker.admits(r):
 		return false, nil

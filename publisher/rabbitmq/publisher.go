@@ -219,7 +219,12 @@ func (p *Publisher) deathCause(e *amqp.Error) error {
 // setFailure keeps the first failure.
 func (p *Publisher) setFailure(err error) { p.first.CompareAndSwap(nil, &err) }
 
-func (p *Publisher) failure() error { return *p.first.Load() }
+func (p *Publisher) failure() error {
+	if err := p.first.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
 
 // fail stops all lanes: nothing more is sent. What is in flight is awaited.
 func (p *Publisher) fail(err error) {

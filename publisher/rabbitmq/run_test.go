@@ -28,11 +28,14 @@ type run struct {
 	left     int            // not acked
 	classes  map[string]int // of all outcomes and refusals that were not acks
 	sessions int
+	// disturbed is closed when the fault is done. Until then the second half of
+	// the records goes slowly, so that the fault comes in the middle of them.
+	disturbed chan struct{}
 }
 
 // newRun makes n records, of keys in turn.
 func newRun(t testing.TB, config rabbitmq.Config, n, keys int) *run {
-	r := &run{t: t, config: config, acked: make([]bool, n), left: n, classes: make(map[string]int)}
+	r := &run{t: t, config: config, acked: make([]bool, n), left: n, classes: make(map[string]int), disturbed: make(chan struct{})}
 	for i := range n {
 		key := fmt.Sprintf("key%d", i%keys)
 		r.records = append(r.records, &publisher.Record{
@@ -65,6 +68,12 @@ func (r *run) remaining() int {
 // all publishes until everything is acked.
 func (r *run) all() {
 	r.t.Helper()
+	close(r.disturbed)
+	r.allAcked()
+}
+
+func (r *run) allAcked() {
+	r.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	for r.remaining() > 0 {
@@ -94,6 +103,12 @@ func (r *run) session(ctx context.Context) error {
 		r.mu.Unlock()
 		if skip {
 			continue
+		}
+		if i > len(r.records)/2 {
+			select {
+			case <-r.disturbed:
+			case <-time.After(time.Millisecond):
+			}
 		}
 		if err = p.Publish(ctx, rec); err != nil {
 			break
@@ -140,9 +155,8 @@ func (r *run) judge(arrived []publisher.Record) {
 // returns when everything is.
 func (r *run) whileRunning(disturb func()) {
 	r.t.Helper()
-	finished := make(chan struct{})
 	go func() {
-		defer close(finished)
+		defer close(r.disturbed)
 		tick := time.NewTicker(time.Millisecond)
 		defer tick.Stop()
 		for r.remaining() > len(r.records)*4/5 {
@@ -150,6 +164,6 @@ func (r *run) whileRunning(disturb func()) {
 		}
 		disturb()
 	}()
-	r.all()
-	<-finished
+	r.allAcked()
+	<-r.disturbed
 }
