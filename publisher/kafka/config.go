@@ -266,9 +266,11 @@ func (c Config) tlsConfig() (*tls.Config, error) {
 	return t, nil
 }
 
+type dialer = func(ctx context.Context, network, addr string) (net.Conn, error)
+
 // dialer connects, asks guard before every write to the socket, and puts TLS
 // above that: a write that the guard refuses has not left this host.
-func (c Config) dialer(guard publisher.Guard) (func(ctx context.Context, network, addr string) (net.Conn, error), error) {
+func (c Config) dialer(guard publisher.Guard) (dialer, error) {
 	base, err := c.tlsConfig()
 	if err != nil {
 		return nil, err

@@ -1,6 +1,9 @@
 package kafka
 
 import (
+	"net"
+	"sync"
+
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/outboxd/outboxd/publisher"
@@ -20,3 +23,6 @@ func Partition(r *publisher.Record, n int32) int32 {
 	t := &topic{partitions: n, keyed: kgo.StickyKeyPartitioner(nil).ForTopic("")}
 	return t.partition(r)
 }
+
+// GateConn holds the writes of conn while gate is locked.
+func GateConn(conn net.Conn, gate *sync.RWMutex) net.Conn { return &gatedConn{conn, gate} }

@@ -86,8 +86,7 @@ func Open(ctx context.Context, cfg Config, done publisher.Done, guard publisher.
 	if err != nil {
 		return nil, err
 	}
-	opts = append(opts, kgo.Dialer(dial))
-	admin, err := kgo.NewClient(opts...)
+	admin, err := kgo.NewClient(append(opts, kgo.Dialer(dial))...)
 	if err != nil {
 		return nil, &publisher.ConfigError{Code: "config", Detail: "kafka client", Err: err}
 	}
@@ -98,7 +97,7 @@ func Open(ctx context.Context, cfg Config, done publisher.Done, guard publisher.
 		admin.Close()
 		return nil, fmt.Errorf("reach kafka at %s: %w", strings.Join(cfg.Brokers, ","), classifyOpen(err))
 	}
-	if err := p.start(opts); err != nil {
+	if err := p.start(opts, dial); err != nil {
 		admin.Close()
 		return nil, err
 	}
@@ -106,10 +105,10 @@ func Open(ctx context.Context, cfg Config, done publisher.Done, guard publisher.
 }
 
 // start makes the lanes.
-func (p *Publisher) start(opts []kgo.Opt) error {
+func (p *Publisher) start(opts []kgo.Opt, dial dialer) error {
 	for range p.config.Lanes {
 		l := newLane(p)
-		client, err := kgo.NewClient(slices.Concat(opts, l.options())...)
+		client, err := kgo.NewClient(slices.Concat(opts, l.options(dial))...)
 		if err != nil {
 			for _, other := range p.lanes {
 				other.client.Close()

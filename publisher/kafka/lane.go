@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"sync"
 	"time"
@@ -23,7 +24,8 @@ type lane struct {
 	pub    *Publisher
 	client *kgo.Client
 	once   sync.Once // closes client
-	warm   map[*topic]bool
+	warm   map[place]bool
+	gate   sync.RWMutex // held while a flush is handed to the client; see gatedConn
 
 	wake chan struct{} // the filling window got a record, or the lane was shut
 	room chan struct{} // the filling window was taken, or the lane was shut
@@ -37,7 +39,7 @@ type lane struct {
 func newLane(p *Publisher) *lane {
 	return &lane{
 		pub:     p,
-		warm:    make(map[*topic]bool),
+		warm:    make(map[place]bool),
 		wake:    make(chan struct{}, 1),
 		room:    make(chan struct{}, 1),
 		filling: &window{batch: make(map[place]int)},
@@ -46,9 +48,16 @@ func newLane(p *Publisher) *lane {
 }
 
 // options are those that make a client fit for a lane.
-func (l *lane) options() []kgo.Opt {
+func (l *lane) options(dial dialer) []kgo.Opt {
 	topics := &l.pub.topics
 	return []kgo.Opt{
+		kgo.Dialer(func(ctx context.Context, network, addr string) (net.Conn, error) {
+			conn, err := dial(ctx, network, addr)
+			if err != nil {
+				return nil, err
+			}
+			return &gatedConn{Conn: conn, gate: &l.gate}, nil
+		}),
 		kgo.RequiredAcks(kgo.AllISRAcks()),
 		kgo.ManualFlushing(),
 		kgo.MaxBufferedRecords(l.pub.config.WindowRecords + 1),
@@ -167,8 +176,9 @@ func (l *lane) send(w *window) {
 			break
 		}
 	}
-	// The first record of a topic goes alone: before the client knows the
-	// partitions, it would send a second batch of one behind the first.
+	// The first record of a partition goes alone: while the client does not
+	// know the topic, it sends a second batch behind the first, and a broker
+	// that does not know the producer yet takes a batch behind a refused one.
 	cold := l.cold(good)
 	if len(cold) > 0 {
 		l.flush(cold)
@@ -180,13 +190,13 @@ func (l *lane) send(w *window) {
 	l.settle(slots)
 }
 
-// cold returns the first record of every topic that this lane's client has not
-// published to.
+// cold returns the first record of every partition that this lane's client has
+// not published to.
 func (l *lane) cold(slots []*slot) []*slot {
 	var cold []*slot
 	for _, s := range slots {
-		if !l.warm[s.topic] {
-			l.warm[s.topic] = true
+		if !l.warm[s.place()] {
+			l.warm[s.place()] = true
 			cold = append(cold, s)
 		}
 	}
@@ -213,9 +223,11 @@ func (l *lane) flush(slots []*slot) {
 	if len(slots) == 0 {
 		return
 	}
+	l.gate.Lock()
 	for _, s := range slots {
 		l.client.Produce(context.Background(), s.fill(), s.promise)
 	}
+	l.gate.Unlock()
 	for {
 		ctx, cancel := context.WithTimeout(context.Background(), suspicion)
 		err := l.client.Flush(ctx)
