@@ -99,7 +99,7 @@ func classify(err error, worked history) Fault {
 	case errors.As(err, &source):
 		return sourceFault(source, worked.source)
 	default:
-		return Fault{Class: Retry, Code: codeBroker, Exit: ExitUnavailable}
+		return Fault{Class: Retry, Code: codeBroker, Exit: ExitUnavailable, Fix: "check the address in --broker and whether the broker runs"}
 	}
 }
 

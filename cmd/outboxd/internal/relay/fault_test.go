@@ -101,10 +101,10 @@ func TestClassifyPublisher(t *testing.T) {
 		worked history
 		want   Fault
 	}{
-		{"unknown error", errors.New("EOF"), proven, Fault{Class: Retry, Code: "broker_unreachable", Exit: 69}},
-		{"outcome unknown", publisher.ErrUnknown, proven, Fault{Class: Retry, Code: "broker_unreachable", Exit: 69}},
-		{"aborted", publisher.ErrAborted, proven, Fault{Class: Retry, Code: "broker_unreachable", Exit: 69}},
-		{"closed", publisher.ErrClosed, proven, Fault{Class: Retry, Code: "broker_unreachable", Exit: 69}},
+		{"unknown error", errors.New("EOF"), proven, Fault{Class: Retry, Code: "broker_unreachable", Exit: 69, Fix: "check the address in --broker and whether the broker runs"}},
+		{"outcome unknown", publisher.ErrUnknown, proven, Fault{Class: Retry, Code: "broker_unreachable", Exit: 69, Fix: "check the address in --broker and whether the broker runs"}},
+		{"aborted", publisher.ErrAborted, proven, Fault{Class: Retry, Code: "broker_unreachable", Exit: 69, Fix: "check the address in --broker and whether the broker runs"}},
+		{"closed", publisher.ErrClosed, proven, Fault{Class: Retry, Code: "broker_unreachable", Exit: 69, Fix: "check the address in --broker and whether the broker runs"}},
 		{"held", held, proven, Fault{Class: Held, Code: "missing_topic", Target: "orders", Exit: 69, Fix: "create it"}},
 		{"held at the start", held, fresh, Fault{Class: Held, Code: "missing_topic", Target: "orders", Exit: 69, Fix: "create it"}},
 		{"poison", &PoisonEvent{Err: poison}, proven, Fault{Class: Poison, Code: "poison", Target: "too_large", Exit: 1, Fix: poisonFix}},

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -97,17 +98,21 @@ func (s *session) openPublisher(ctx context.Context) (publisher.Publisher, error
 // and confirms it.
 func (s *session) drain(ctx context.Context, cause error) {
 	bound := cmp.Or(s.relay.DrainTimeout, DefaultDrainTimeout)
+	// A session that failed leaves its rest to the next one; after a stop it is
+	// for the operator to know that there is a rest.
+	level := slog.LevelDebug
 	if ctx.Err() == nil && replicationLost(cause) {
 		bound = lostDrainTimeout
 	} else if ctx.Err() != nil {
 		s.state.stop(Stopping)
+		level = slog.LevelWarn
 	}
 	// The drain goes on after a stop was asked for: that is what it is for.
 	ctx = context.WithoutCancel(ctx)
 	if s.pub != nil {
 		closing, cancel := context.WithTimeout(ctx, bound)
 		if err := s.pub.Close(closing); err != nil {
-			s.relay.Logger.Debug("close publisher", "error", err.Error())
+			s.relay.Logger.Log(ctx, level, "not everything was acked: the rest is published again by the next relay", "error", err.Error())
 		}
 		cancel()
 	}
@@ -115,7 +120,7 @@ func (s *session) drain(ctx context.Context, cause error) {
 	closing, cancel := context.WithTimeout(ctx, streamCloseTimeout)
 	defer cancel()
 	if err := s.stream.Close(closing); err != nil {
-		s.relay.Logger.Debug("close stream", "error", err.Error())
+		s.relay.Logger.Log(ctx, level, "the last position was not confirmed: what was published since may be published again", "error", err.Error())
 	}
 }
 

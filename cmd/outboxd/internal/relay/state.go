@@ -217,5 +217,8 @@ func (s *state) status() Status {
 	case StandingBy:
 		status.Ready, status.Target = true, ""
 	}
+	if code := s.fault.Code; status.Reason == s.detail && !strings.Contains(s.detail, code) {
+		status.Reason = code + ": " + s.detail
+	}
 	return status
 }

@@ -28,6 +28,9 @@ func TestOpenIsBounded(t *testing.T) {
 		if len(closed) != 1 || closed[0].Sub(began) != 30*time.Second {
 			t.Errorf("closed at %v, want 30 s after %s", closed, began)
 		}
+		if s := b.Status(); s.Reason != "broker_unreachable: open broker: context deadline exceeded" {
+			t.Errorf("reason %q, want the code and the error", s.Reason)
+		}
 		if err := b.finish(); err != nil {
 			t.Error(err)
 		}
