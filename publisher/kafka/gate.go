@@ -26,6 +26,5 @@ type gatedConn struct {
 func (c *gatedConn) Write(p []byte) (int, error) {
 	c.gate.RLock()
 	defer c.gate.RUnlock()
-
 	return c.Conn.Write(p)
 }
