@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/outboxd/outboxd/cdc"
+	"github.com/outboxd/outboxd/cmd/outboxd/internal/setup"
 )
 
 func newAdopt(s streams) *cobra.Command {
@@ -55,8 +56,9 @@ func adopt(ctx context.Context, s streams, names *pipelineOptions, yes bool) err
 	if !yes {
 		fmt.Fprintf(s.out, "type the pipeline's name (%s) to accept that what lies between is not published: ", id.Pipeline)
 		answer, _ := bufio.NewReader(s.in).ReadString('\n')
-		if strings.TrimSpace(answer) != id.Pipeline {
-			return fmt.Errorf("nothing was changed: the answer was not the pipeline's name")
+		if answer = strings.TrimSpace(answer); answer != id.Pipeline {
+			return &cdc.Error{Code: setup.CodeUnconfirmed, Detail: fmt.Sprintf("%q is not the pipeline's name: nothing was changed", answer),
+				Fix: fmt.Sprintf("type %s, or give --yes", id.Pipeline)}
 		}
 	}
 	if err := gap.Accept(ctx, cfg); err != nil {

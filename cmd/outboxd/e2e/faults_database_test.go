@@ -1,6 +1,8 @@
 package e2e_test
 
 import (
+	"encoding/json"
+	"fmt"
 	"net"
 	"net/http"
 	"net/url"
@@ -62,6 +64,13 @@ func TestLogin(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			for _, command := range [][]string{{"setup"}, {"adopt"}, {"run", "--metrics", "off", "--log-format", "text", "--broker", "jsonl:-"}} {
 				outboxd(t, append(command, "--database", tt.database, "--pipeline", s.pipeline)...).expect(t, tt.code, tt.words...)
+			}
+			r := outboxd(t, "run", "--database", tt.database, "--pipeline", s.pipeline, "--metrics", "off", "--log-format", "json", "--broker", "jsonl:-")
+			r.expect(t, tt.code, append(tt.words, `"msg":"giving up"`, `"fix":"check `, fmt.Sprintf(`"exit":%d`, tt.code))...)
+			for line := range strings.Lines(r.stderr) {
+				if !json.Valid([]byte(line)) {
+					t.Errorf("not a line of JSON: %s", line)
+				}
 			}
 		})
 	}
@@ -136,7 +145,7 @@ func TestSlotRecreated(t *testing.T) {
 	witness := func() string { return s.value("SELECT w::text FROM outboxd.witness w") }
 	before := witness()
 	for _, answer := range []string{"", "yes\n", "other_" + s.pipeline + "\n"} {
-		adopt(answer).expect(t, 1, "found", "recreated, or advanced by someone else", "published", "goes on", "epoch 2", "nothing was changed")
+		adopt(answer).expect(t, 1, "found", "recreated, or advanced by someone else", "published", "goes on", "epoch 2", "unconfirmed", "nothing was changed", "type "+s.pipeline+", or give --yes")
 	}
 	if after := witness(); after != before {
 		t.Errorf("a wrong answer changed the witness from %s to %s", before, after)

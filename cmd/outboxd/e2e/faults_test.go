@@ -247,7 +247,7 @@ func TestCommandLine(t *testing.T) {
 		{"unknown flag", "run --databse postgres://u:db-secret@h/d", 2, []string{"unknown flag: --databse", "did you mean --database", "outboxd run --help"}},
 		{"no broker", "run " + db, 78, []string{"--broker is missing", "kafka://", "amqp://", "jsonl:"}},
 		{"unknown scheme", "run " + db + "--broker kafak://u:broker-secret@h:9092", 78, []string{`--broker begins with "kafak"`, "did you mean kafka?"}},
-		{"unknown Kafka option", "run " + db + "--broker kafka://u:broker-secret@h?compresion=lz4", 78, []string{`unknown kafka option "compresion"`, `did you mean "compression"?`}},
+		{"unknown Kafka option", "run " + db + "--broker kafka://u:broker-secret@h?lane=4", 78, []string{`unknown kafka option "lane"`, `did you mean "lanes"?`}},
 		{"unknown RabbitMQ option", "run " + db + "--broker amqp://u:broker-secret@h/?heartbaet=5s", 78, []string{"heartbaet", "did you mean", "heartbeat"}},
 		{"bad template", "run " + db + "--broker kafka://h --topic shop.{agregatetype}", 78, []string{"topic template", "{agregatetype}", "{aggregatetype}"}},
 		{"bad routing key", "run " + db + "--broker amqp://u:broker-secret@h --routing-key {type", 78, []string{"routing key template", "{type"}},
@@ -277,8 +277,8 @@ func TestVariables(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.write(1, 3)
-	cmd := exec.Command(name, "run", "--log-format", "text")
-	cmd.Env = append(cleanEnv(), "OUTBOXD_PIPELINE="+s.pipeline, "OUTBOXD_BROKER=jsonl:"+out.path, "OUTBOXD_METRICS=127.0.0.1:0", "OUTBOXD_TOPIC=not.used",
+	cmd := exec.Command(name, "run", "--log-format", "json")
+	cmd.Env = append(cleanEnv(), "OUTBOXD_PIPELINE="+s.pipeline, "OUTBOXD_BROKER=jsonl:"+out.path, "OUTBOXD_METRICS=127.0.0.1:0", "OUTBOXD_TOPIC=shop.{type}",
 		"PGHOST="+config.Host, fmt.Sprintf("PGPORT=%d", config.Port), "PGUSER="+config.User, "PGPASSWORD="+config.Password, "PGDATABASE="+config.Database)
 	r := &relay{t: t, cmd: cmd, exited: make(chan struct{})}
 	r.begin()
@@ -288,6 +288,11 @@ func TestVariables(t *testing.T) {
 	if code := r.term(); code != 0 {
 		t.Errorf("exit code %d after SIGTERM", code)
 	}
+	text, err := os.ReadFile(out.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	contains(t, string(text), `"topic":"shop.placed"`)
 }
 
 // begin starts the program of a relay that was made by hand.

@@ -304,26 +304,6 @@ func (r *relay) metric(name string) float64 {
 	return sum
 }
 
-// peakRSS returns the process's largest resident set so far, in bytes.
-func (r *relay) peakRSS() int64 {
-	r.t.Helper()
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", r.cmd.Process.Pid))
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	for line := range strings.Lines(string(status)) {
-		if rest, ok := strings.CutPrefix(line, "VmHWM:"); ok {
-			kb, err := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(rest), "kB")), 10, 64)
-			if err != nil {
-				r.t.Fatal(err)
-			}
-			return kb << 10
-		}
-	}
-	r.t.Fatal("no VmHWM in /proc")
-	return 0
-}
-
 // eventually polls until ok or the limit.
 func eventually(t *testing.T, limit time.Duration, what string, ok func() bool) {
 	t.Helper()
