@@ -26,7 +26,7 @@ func TestGate(t *testing.T) {
 	go func() { _, _ = conn.Write([]byte("w")) }()
 	select {
 	case <-arrived:
-		t.Error("a write passed the closed gate")
+		t.Fatal("a write passed the closed gate")
 	case <-time.After(50 * time.Millisecond):
 	}
 	gate.Unlock()
