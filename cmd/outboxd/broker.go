@@ -22,7 +22,9 @@ type broker struct {
 	kind record.Broker
 	// address tells one broker from another, without the password.
 	address string
-	open    func(context.Context, *slog.Logger, publisher.Done, publisher.Guard) (publisher.Publisher, error)
+	// policy is what else decides which events reach it.
+	policy string
+	open   func(context.Context, *slog.Logger, publisher.Done, publisher.Guard) (publisher.Publisher, error)
 	// stats is what the backend counts, over all sessions.
 	stats func() metrics.Broker
 }
@@ -131,11 +133,12 @@ func (o *runOptions) rabbitmq() (broker, error) {
 	}
 	sessions := newTally(func(p *rabbitmq.Publisher) metrics.Broker {
 		s := p.Stats()
-		return metrics.Broker{Discarded: s.Discarded, Blocked: !s.BlockedSince.IsZero()}
+		return metrics.Broker{Discarded: s.Discarded, HotKeyWaits: s.HotKeyWaits, Blocked: !s.BlockedSince.IsZero()}
 	})
 	return broker{
 		kind:    record.RabbitMQ,
 		address: "amqp " + hosts(config.Hosts) + " " + cmp.Or(config.VHost, rabbitmq.DefaultVHost) + " " + config.Exchange,
+		policy:  string(config.Unroutable),
 		open: func(ctx context.Context, log *slog.Logger, done publisher.Done, guard publisher.Guard) (publisher.Publisher, error) {
 			config := config
 			config.Logger = log

@@ -88,6 +88,7 @@ type runOptions struct {
 	setup                                bool
 	retention, drainTimeout              time.Duration
 	metrics, logLevel, logFormat         string
+	debezium                             record.Debezium
 }
 
 const (
@@ -95,6 +96,10 @@ const (
 	defaultMetrics  = "127.0.0.1:9924"
 	off             = "off"
 )
+
+// debeziumFlags are those of --format debezium.
+var debeziumFlags = []string{"debezium-converter", "debezium-placement", "debezium-ignore-missing", "debezium-tombstone-on-empty",
+	"debezium-route-by", "debezium-route-regex"}
 
 func (o *runOptions) flags(f *pflag.FlagSet) {
 	o.pipelineOptions.flags(f)
@@ -113,6 +118,12 @@ func (o *runOptions) flags(f *pflag.FlagSet) {
 	f.StringVar(&o.unroutable, "unroutable", "hold", "RabbitMQ, an event that no queue is bound for: hold it, or discard and count it")
 
 	f.StringVar(&o.format, "format", string(record.CloudEvents), "form of the records: cloudevents or debezium")
+	f.StringVar((*string)(&o.debezium.Converter), "debezium-converter", string(record.StringConverter), "--format debezium: key.converter and value.converter, string or json (schemas.enable=false)")
+	f.StringVar(&o.debezium.Placement, "debezium-placement", "", "--format debezium: table.fields.additional.placement, as type:header:eventType")
+	f.BoolVar(&o.debezium.IgnoreMissing, "debezium-ignore-missing", false, "--format debezium: table.field.additional.missing=ignore")
+	f.BoolVar(&o.debezium.TombstoneOnEmpty, "debezium-tombstone-on-empty", false, "--format debezium: route.tombstone.on.empty.payload=true")
+	f.StringVar(&o.debezium.RouteBy, "debezium-route-by", "", "--format debezium: route.by.field, with --debezium-route-regex (default: aggregatetype)")
+	f.StringVar(&o.debezium.RouteRegex, "debezium-route-regex", "", "--format debezium: route.topic.regex; its groups are placeholders of --topic")
 	f.StringVar(&o.source, "source", "", "ce_source of the records (default: /outboxd/PIPELINE)")
 	f.BoolVar(&o.allowUnkeyed, "allow-unkeyed", false, "publish events without an aggregate id, in no order")
 	f.StringVar(&o.poison, "poison", "stop", "an event that can never be published: stop in front of it")
@@ -154,6 +165,13 @@ func (o *runOptions) validate() (*pipeline, error) {
 	check(oneOf("log-format", o.logFormat, "auto", "text", "json"))
 	_, err = parseLevel(o.logLevel)
 	check(err)
+	if o.format != string(record.DebeziumRouter) {
+		for _, flag := range debeziumFlags {
+			if o.given(flag) {
+				check(fmt.Errorf("--%s needs --format %s", flag, record.DebeziumRouter))
+			}
+		}
+	}
 	if o.drainTimeout <= 0 {
 		check(fmt.Errorf("--drain-timeout %s: want more than 0", o.drainTimeout))
 	}
@@ -167,7 +185,7 @@ func (o *runOptions) validate() (*pipeline, error) {
 	if err := errors.Join(problems...); err != nil {
 		return nil, &configError{err}
 	}
-	p.hash = configHash(options, p.Identity, p.columns, p.broker.address)
+	p.hash = configHash(options, p.Identity, p.columns, p.broker)
 	return &p, nil
 }
 
@@ -175,6 +193,9 @@ func (o *runOptions) recordOptions(kind record.Broker, pipeline string) record.O
 	options := record.Options{
 		Broker: kind, Style: record.Style(o.format), Pipeline: pipeline, Source: o.source,
 		Topic: o.topic, AllowUnkeyed: o.allowUnkeyed,
+	}
+	if options.Style == record.DebeziumRouter {
+		options.Debezium = o.debezium
 	}
 	if kind == record.RabbitMQ {
 		options.Topic = o.routingKey
@@ -186,13 +207,14 @@ func (o *runOptions) recordOptions(kind record.Broker, pipeline string) record.O
 // events and where they go. Relays of one pipeline must agree on it: the second
 // would otherwise take over and publish something else. What only changes how
 // fast or how visibly that happens is left out, and so are passwords.
-func configHash(o record.Options, names setup.Identity, columns setup.Columns, address string) string {
+func configHash(o record.Options, names setup.Identity, columns setup.Columns, b broker) string {
 	text, err := json.Marshal(struct {
 		Record  record.Options
 		Names   setup.Identity
 		Columns string
 		Broker  string
-	}{o, names, columns.String(), address})
+		Policy  string
+	}{o, names, columns.String(), b.address, b.policy})
 	if err != nil {
 		panic(err) // strings and booleans
 	}

@@ -83,7 +83,7 @@ func TestConfigHash(t *testing.T) {
 	seen := map[string]string{want: base}
 	for _, other := range []string{
 		"--broker kafka://h3", "--broker jsonl:-", "--broker amqp://h1", "--broker amqp://h1/v", "--broker amqp://h1 --exchange e",
-		"--broker amqp://h1 --routing-key k", base + "--topic t", base + "--format debezium", base + "--source /s", base + "--allow-unkeyed",
+		"--broker amqp://h1 --routing-key k", "--broker amqp://h1 --unroutable discard", base + "--topic t", base + "--format debezium", base + "--source /s", base + "--allow-unkeyed",
 		base + "--columns id=event_id", base + "--table public.events", base + "--pipeline p", base + "--slot s", base + "--publication p",
 	} {
 		h := hash(other)
@@ -146,6 +146,33 @@ func TestComplete(t *testing.T) {
 	for _, tt := range tests {
 		if got := options(t, tt.args).complete(tt.fix, "p"); got != tt.want {
 			t.Errorf("%q, want %q", got, tt.want)
+		}
+	}
+}
+
+func TestDebeziumFlags(t *testing.T) {
+	const base = "--broker kafka://h --format debezium "
+	hashes := map[string]bool{}
+	for _, args := range []string{"", "--debezium-converter json", "--debezium-placement type:header:eventType", "--debezium-tombstone-on-empty",
+		"--debezium-ignore-missing", "--debezium-route-regex (?P<kind>.*) --topic x.{kind}", "--debezium-route-by type --debezium-route-regex (?P<kind>.*) --topic x.{kind}"} {
+		p, err := options(t, base+args).validate()
+		if err != nil {
+			t.Errorf("%s: %v", args, err)
+			continue
+		}
+		if hashes[p.hash] {
+			t.Errorf("%s does not change the configuration", args)
+		}
+		hashes[p.hash] = true
+	}
+	for args, want := range map[string]string{
+		"--broker kafka://h --debezium-placement type:header":      "--debezium-placement needs --format debezium",
+		base + "--debezium-converter avro":                         "unknown debezium converter",
+		base + "--debezium-placement nowhere:header":               "nowhere",
+		base + "--debezium-route-by type --debezium-route-regex (": "missing closing )",
+	} {
+		if _, err := options(t, args).validate(); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", args, err, want)
 		}
 	}
 }

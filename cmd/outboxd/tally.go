@@ -9,11 +9,11 @@ import (
 // tally adds up what the publishers of all sessions count. A publisher is
 // closed before the next is opened, so its counts are final by then.
 type tally[P any] struct {
-	mu        sync.Mutex
-	last      P
-	opened    bool
-	discarded uint64 // by those before last
-	count     func(P) metrics.Broker
+	mu     sync.Mutex
+	last   P
+	opened bool
+	before metrics.Broker // the counts of those before last
+	count  func(P) metrics.Broker
 }
 
 // newTally returns a tally of what count says of a publisher.
@@ -27,7 +27,9 @@ func (t *tally[P]) follow(p P, err error) (P, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.opened {
-		t.discarded += t.count(t.last).Discarded
+		s := t.count(t.last)
+		t.before.Discarded += s.Discarded
+		t.before.HotKeyWaits += s.HotKeyWaits
 	}
 	t.last, t.opened = p, true
 	return p, nil
@@ -41,6 +43,7 @@ func (t *tally[P]) sum() metrics.Broker {
 		return metrics.Broker{}
 	}
 	s := t.count(t.last)
-	s.Discarded += t.discarded
+	s.Discarded += t.before.Discarded
+	s.HotKeyWaits += t.before.HotKeyWaits
 	return s
 }

@@ -55,7 +55,7 @@ func TestExposition(t *testing.T) {
 				At: time.Unix(1, 0), RetainedBytes: 1 << 24, UnconfirmedBytes: 1 << 20, SafeBytes: 1 << 30,
 				WALStatus: "extended", SpillTxns: 2, SpillBytes: 1 << 26,
 			},
-			Broker:         metrics.Broker{Discarded: 3, Blocked: true, GrownTopics: 4},
+			Broker:         metrics.Broker{Discarded: 3, HotKeyWaits: 6, Blocked: true, GrownTopics: 4},
 			SkippedHeaders: 5,
 		}
 	})

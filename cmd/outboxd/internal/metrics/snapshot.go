@@ -37,6 +37,10 @@ type Broker struct {
 	// Discarded counts events that no queue was bound for and that were let go,
 	// as configured, since the start of the process.
 	Discarded uint64
+	// HotKeyWaits counts the times that an event had to wait for the ack of an
+	// earlier one of its key while the broker had room, since the start of the
+	// process.
+	HotKeyWaits uint64
 	// Blocked: the broker has blocked the connection.
 	Blocked bool
 	// GrownTopics is how many topics have more partitions than when this
@@ -68,6 +72,7 @@ var (
 	descSafe        = desc("slot_safe_wal_bytes", "WAL that may still be written before the slot is lost (safe_wal_size); absent when the server sets no limit.")
 	descStatus      = desc("slot_wal_status", "1 for the current wal_status of the slot.", "status")
 	descDiscarded   = desc("events_discarded_total", "Events that no queue was bound for and that were discarded, as --unroutable discard asks.")
+	descHotKey      = desc("hot_key_waits_total", "Times that an event waited for the ack of an earlier one of its key while the broker had room: one key caps the rate.")
 	descBlocked     = desc("broker_blocked", "1 while the broker blocks the connection (memory or disk alarm).")
 	descGrown       = desc("topics_grown", "Topics that have more partitions than when this session first used them: keys move with the next session.")
 	descSkipped     = desc("headers_skipped_total", "Headers of events that were left out because the record's own headers have their names.")
@@ -93,6 +98,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	gauge(descBlocked, flag(s.Broker.Blocked))
 	gauge(descGrown, float64(s.Broker.GrownTopics))
 	ch <- prometheus.MustNewConstMetric(descDiscarded, prometheus.CounterValue, float64(s.Broker.Discarded))
+	ch <- prometheus.MustNewConstMetric(descHotKey, prometheus.CounterValue, float64(s.Broker.HotKeyWaits))
 	ch <- prometheus.MustNewConstMetric(descSkipped, prometheus.CounterValue, float64(s.SkippedHeaders))
 	if s.HeldReason != "" {
 		gauge(descHeld, 1, s.HeldReason, s.HeldTarget)
