@@ -253,6 +253,13 @@ func hang(fake *devenv.Kfake) (resume func()) {
 	return func() { hung.Store(false) }
 }
 
+// hangs waits until n events are in flight. With more than one the first is
+// with the broker for sure, and not on the way to it.
+func (r *relay) hangs(n float64) {
+	r.t.Helper()
+	eventually(r.t, 10*time.Second, "events are in flight", func() bool { return r.metric("outboxd_inflight_events") == n })
+}
+
 func TestStopWhileBrokerHangs(t *testing.T) {
 	t.Parallel()
 	c, fake := newFake(t)
@@ -271,7 +278,7 @@ func stopWhileBrokerHangs(t *testing.T, c *cluster, stop, resume func()) {
 	c.expect(1, 3)
 	stop()
 	s.write(4, 5)
-	eventually(t, 10*time.Second, "events are in flight", func() bool { return r.metric("outboxd_inflight_events") > 0 })
+	r.hangs(2)
 	began := time.Now()
 	if code := r.term(); code != 0 {
 		t.Errorf("exit code %d after SIGTERM", code)
@@ -325,11 +332,13 @@ func TestSecondSignal(t *testing.T) {
 	c, fake := newFake(t)
 	s := owned(t)
 	c.create(nil)
-	defer hang(fake)()
 	r := discreet(s.run(append(c.broker(), "--drain-timeout", "30s")...))
 	r.ready()
 	s.write(1, 1)
-	eventually(t, 10*time.Second, "the event is in flight", func() bool { return r.metric("outboxd_inflight_events") > 0 })
+	c.expect(1, 1)
+	defer hang(fake)()
+	s.write(2, 3)
+	r.hangs(2)
 	if err := r.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
