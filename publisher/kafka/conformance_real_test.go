@@ -42,5 +42,5 @@ func TestReplicationFactorReal(t *testing.T) {
 }
 
 func TestConformanceReal(t *testing.T) {
-	publishertest.Run(t, backend(func(t testing.TB) []string { return devtest.Kafka(t) }))
+	publishertest.Run(t, backend(devtest.Kafka))
 }

@@ -48,7 +48,7 @@ func TestParseURLRefuses(t *testing.T) {
 		"kafka://::1":                  `broker address "::1"`,
 		"kafka://h/topic":              `broker address "h/topic"`,
 		"kafka://u:secret%zz@h":        "not percent-encoded",
-		"kafka://h?compresion=lz4":     `unknown kafka option "compresion": did you mean "compression"? known are ca, cert, client_id, compression`,
+		"kafka://h?comprssion=lz4":     `unknown kafka option "comprssion": did you mean "compression"? known are ca, cert, client_id, compression`,
 		"kafka://h?Lanes=2":            `did you mean "lanes"?`,
 		"kafka://h?xyzzy=1":            `unknown kafka option "xyzzy": known are`,
 		"kafka://h?lanes=0":            `kafka option lanes="0": want a whole number above zero`,
@@ -101,7 +101,7 @@ func TestString(t *testing.T) {
 		if got := c.String(); got != want {
 			t.Errorf("String of %s = %s, want %s", in, got, want)
 		}
-		for _, s := range []string{fmt.Sprint(c), fmt.Sprintf("%v", c), fmt.Sprintf("%s", c)} {
+		for _, s := range []string{fmt.Sprint(c), c.String(), fmt.Sprintf("%+v", c)} {
 			if strings.Contains(s, "secret") {
 				t.Errorf("%s prints the password", s)
 			}

@@ -51,7 +51,7 @@ func TestProperties(t *testing.T) {
 			t.Fatalf("%d messages arrived", len(ms))
 		}
 		m := ms[0]
-		mode := uint8(amqp.Persistent)
+		mode := amqp.Persistent
 		if transient {
 			mode = amqp.Transient
 		}
