@@ -53,6 +53,7 @@ func start(t *testing.T, args ...string) *program {
 	p := &program{cmd: exec.Command(os.Args[0], args...), dir: dir}
 	p.cmd.Env = append(os.Environ(), runMain+"=1", "TMPDIR="+dir)
 	p.cmd.Stderr = &p.stderr
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	stdout, err := p.cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -179,7 +180,7 @@ func TestEmbedded(t *testing.T) {
 	}
 }
 
-// Ctrl-C while everything runs.
+// Ctrl-C while everything runs: a terminal sends the signal to the whole group.
 func TestInterrupted(t *testing.T) {
 	t.Parallel()
 	p := start(t, "-duration", "60s")
@@ -187,7 +188,7 @@ func TestInterrupted(t *testing.T) {
 	if len(p.children(t)) == 0 {
 		t.Error("the test finds no process while all of them run")
 	}
-	if err := p.cmd.Process.Signal(os.Interrupt); err != nil {
+	if err := syscall.Kill(-p.cmd.Process.Pid, syscall.SIGINT); err != nil {
 		t.Fatal(err)
 	}
 	said, code := p.wait(t)

@@ -41,20 +41,14 @@ func (r *relay) start() error {
 	args := append([]string{"run", "--database", r.database, "--pipeline", r.name, "--metrics", "127.0.0.1:0"}, r.flags...)
 	cmd := exec.Command(r.binary, args...)
 	cmd.Env = environment()
-	// Ctrl-C is for us alone: the relay is stopped when it is its turn.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	// The pipe is also what ends the relay when we are killed: PostgreSQL goes
+	// then, the relay wants to tell that, and SIGPIPE is the answer.
 	stderr, err := cmd.StderrPipe()
 	if err != nil {
 		return fmt.Errorf("start outboxd: %w", err)
 	}
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start outboxd: %w", err)
-	}
-	guard, err := newGuard(cmd.Process.Pid)
-	if err != nil {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-		return err
 	}
 	exited := make(chan struct{})
 	r.mu.Lock()
@@ -64,7 +58,6 @@ func (r *relay) start() error {
 		defer close(exited)
 		r.read(stderr)
 		err := cmd.Wait()
-		guard.dismiss()
 		r.ended(cmd, err)
 	}()
 	return nil

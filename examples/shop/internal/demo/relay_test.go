@@ -4,7 +4,6 @@ import (
 	"context"
 	"maps"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -150,27 +149,6 @@ func TestListening(t *testing.T) {
 		if got != want {
 			t.Errorf("%s: %q, want %q", line, got, want)
 		}
-	}
-}
-
-// A guard that is dismissed does nothing. That it kills when its program is
-// killed is tested with the program.
-func TestGuard(t *testing.T) {
-	victim := exec.Command("sleep", "60")
-	if err := victim.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		_ = victim.Process.Kill()
-		_ = victim.Wait()
-	}()
-	g, err := newGuard(victim.Process.Pid)
-	if err != nil {
-		t.Fatal(err)
-	}
-	g.dismiss()
-	if err := syscall.Kill(victim.Process.Pid, 0); err != nil {
-		t.Errorf("the process: %v", err)
 	}
 }
 

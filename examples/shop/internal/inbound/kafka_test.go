@@ -111,18 +111,12 @@ func TestGroup(t *testing.T) {
 		return len(one.take()) == keys*count && len(other.take()) == keys*count
 	})
 	// The one member may have had it all before the other came.
-	for more := 0; ; more++ {
-		one.mu.Lock()
-		members := len(one.by)
-		one.mu.Unlock()
-		if members == 2 {
-			break
-		}
-		if more == 50 {
-			t.Fatal("the second member gets nothing")
-		}
+	eventually(t, "the second member gets something", func() bool {
 		produce(t, brokers, keys, 1)
-	}
+		one.mu.Lock()
+		defer one.mu.Unlock()
+		return len(one.by) == 2
+	})
 	for _, stop := range stops {
 		if err := stop(); err != nil {
 			t.Errorf("stopped with %v", err)

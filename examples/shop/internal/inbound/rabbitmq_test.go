@@ -56,8 +56,11 @@ func withChannel(t *testing.T, url string, do func(*amqp.Channel) error) {
 func send(t *testing.T, url string, q inbound.Queue, key string, first, last int) {
 	t.Helper()
 	withChannel(t, url, func(ch *amqp.Channel) error {
+		if err := ch.Confirm(false); err != nil {
+			return err
+		}
 		for n := first; n < last; n++ {
-			err := ch.PublishWithContext(t.Context(), q.Exchange, key, true, false, amqp.Publishing{
+			confirm, err := ch.PublishWithDeferredConfirmWithContext(t.Context(), q.Exchange, key, true, false, amqp.Publishing{
 				Headers: amqp.Table{
 					"cloudEvents_id": fmt.Sprint(n), "cloudEvents_type": key, "cloudEvents_subject": "7", "cloudEvents_aggregatetype": "reservation",
 					"cloudEvents_sequence": "0001", "cloudEvents_time": "2018-11-24T20:15:00Z", "x-delivery-count": int32(1),
@@ -66,6 +69,10 @@ func send(t *testing.T, url string, q inbound.Queue, key string, first, last int
 			})
 			if err != nil {
 				return err
+			}
+			// Whoever closes a connection before may lose what it sent.
+			if acked, err := confirm.WaitContext(t.Context()); !acked || err != nil {
+				return fmt.Errorf("acked %t: %w", acked, err)
 			}
 		}
 		return nil
