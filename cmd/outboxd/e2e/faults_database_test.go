@@ -161,6 +161,33 @@ func TestSlotRecreated(t *testing.T) {
 	}
 }
 
+// TestSlotLost: the server removed WAL that the slot needed. Nothing goes on by
+// itself, and the fix works.
+func TestSlotLost(t *testing.T) {
+	t.Parallel()
+	server, err := devenv.StartPostgres(t.Context(), devenv.PostgresOptions{Settings: map[string]string{"max_slot_wal_keep_size": "1MB", "fsync": "off"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = server.Close() })
+	s, out := newSite(t, owner(t, server.URL("postgres", "postgres"))), newLines(t)
+	eventually(t, 30*time.Second, "the slot is lost", func() bool {
+		s.exec("CREATE TABLE IF NOT EXISTS busy (); INSERT INTO busy DEFAULT VALUES")
+		s.exec("SELECT pg_switch_wal()")
+		s.exec("CHECKPOINT")
+		return s.value("SELECT wal_status FROM pg_replication_slots") == "lost"
+	})
+	s.gives(out.broker()...).expect(t, 78, "slot_lost", s.slot(), "can no longer be read", "accept the gap",
+		"outboxd teardown --pipeline "+s.pipeline, "outboxd setup --pipeline "+s.pipeline)
+	flags := []string{"--database", s.admin, "--pipeline", s.pipeline}
+	outboxd(t, append([]string{"setup"}, flags...)...).expect(t, 78, "slot_lost", s.slot(), "outboxd teardown --pipeline "+s.pipeline)
+	outboxd(t, append([]string{"teardown", "--yes"}, flags...)...).expect(t, 0, "dropped")
+	outboxd(t, append([]string{"setup", "--relay-role", "relay_" + s.pipeline}, flags...)...).expect(t, 0, "created", "already there")
+	discreet(s.run(out.broker()...)).ready()
+	s.write(1, 2)
+	out.expect(1, 2)
+}
+
 // TestPublicationWithoutTable: nothing would ever come; both commands say so.
 func TestPublicationWithoutTable(t *testing.T) {
 	t.Parallel()

@@ -245,6 +245,7 @@ func TestCommandLine(t *testing.T) {
 		{"version", "version", 0, []string{"outboxd ", "built with go1."}},
 		{"unknown command", "setpu", 2, []string{`unknown command "setpu"`, "did you mean setup", "outboxd --help"}},
 		{"unknown flag", "run --databse postgres://u:db-secret@h/d", 2, []string{"unknown flag: --databse", "did you mean --database", "outboxd run --help"}},
+		{"URL without its flag", "setup postgres://u:db-secret@h/d", 2, []string{`unknown argument "postgres://u:`, "outboxd setup --help"}},
 		{"no broker", "run " + db, 78, []string{"--broker is missing", "kafka://", "amqp://", "jsonl:"}},
 		{"unknown scheme", "run " + db + "--broker kafak://u:broker-secret@h:9092", 78, []string{`--broker begins with "kafak"`, "did you mean kafka?"}},
 		{"unknown Kafka option", "run " + db + "--broker kafka://u:broker-secret@h?lane=4", 78, []string{`unknown kafka option "lane"`, `did you mean "lanes"?`}},
