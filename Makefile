@@ -72,6 +72,7 @@ mod-check: ## Check that go.mod and go.sum are tidy and the modules unchanged
 .PHONY: demo
 demo: ## Run the shop (BROKERS=real: real Kafka and RabbitMQ)
 	@if [ '$(BROKERS)' = real ]; then $(MAKE) --no-print-directory services; fi
+	@echo 'compiling, which takes a minute the first time'
 	go run ./examples/shop -brokers $(BROKERS) $(DEMOFLAGS)
 
 .PHONY: fuzz
