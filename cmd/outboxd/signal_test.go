@@ -1,6 +1,9 @@
 package main
 
 import (
+	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,7 +24,7 @@ func TestSignals(t *testing.T) {
 		t.Fatal(err)
 	}
 	var log buffer
-	cmd := exec.Command(filepath.Join(dir, "outboxd"), "run", "--database", db, "--pipeline", "p", "--broker", "jsonl:"+pipe, "--metrics", "off")
+	cmd := exec.Command(filepath.Join(dir, "outboxd"), "run", "--database", db, "--pipeline", "p", "--broker", "jsonl:"+pipe, "--metrics", "127.0.0.1:0")
 	cmd.Stderr = &log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -37,7 +40,10 @@ func TestSignals(t *testing.T) {
 	says := func(text string) func() bool {
 		return func() bool { return strings.Contains(log.String(), text) }
 	}
-	eventually(t, "streaming", says(`"msg":"streaming"`))
+	eventually(t, "listening", says(`"metrics":"http://`))
+	_, address, _ := strings.Cut(log.String(), `"metrics":"`)
+	address, _, _ = strings.Cut(address, `"`)
+	eventually(t, "events that the pipe does not take", func() bool { return inFlight(address) > 100 })
 	signal()
 	signal()
 	eventually(t, "the drain", says(`"msg":"stopping"`))
@@ -56,6 +62,22 @@ func TestSignals(t *testing.T) {
 	case <-time.After(10 * time.Second):
 		t.Error("another signal did not end the drain")
 	}
+}
+
+// inFlight asks the relay's metrics.
+func inFlight(address string) (events int) {
+	resp, err := http.Get(address)
+	if err != nil {
+		return 0
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return 0
+	}
+	_, value, _ := strings.Cut(string(body), "\noutboxd_inflight_events ")
+	_, _ = fmt.Sscan(value, &events)
+	return events
 }
 
 // compile builds the program into dir.

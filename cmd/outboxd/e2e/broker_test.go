@@ -332,10 +332,15 @@ func TestRabbitMQRestarts(t *testing.T) {
 // TestIdleOutboxBesideBusyTable: the slot follows the WAL of others, and the
 // relay writes nothing while the server is idle.
 func TestIdleOutboxBesideBusyTable(t *testing.T) {
+	server, err := devenv.StartPostgres(t.Context(), devenv.PostgresOptions{}) // nobody else writes there
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = server.Close() })
 	end := newKafkaEnd(t, devtest.Kafka(t))
-	s := newSite(t, devtest.Database(t))
+	s := newSite(t, server.URL("postgres", "postgres"))
 	s.run(end.flags()...).ready()
-	s.exec("CREATE TABLE busy AS SELECT i, repeat('x', 1000) FROM generate_series(1, 100000) i")
+	s.exec("CREATE TABLE busy WITH (autovacuum_enabled = off) AS SELECT i, repeat('x', 1000) FROM generate_series(1, 100000) i")
 	target := s.value("SELECT pg_current_wal_lsn()::text")
 	eventually(t, 10*time.Second, "the slot follows", func() bool {
 		return s.value("SELECT (confirmed_flush_lsn >= '"+target+"')::text FROM pg_replication_slots WHERE slot_name LIKE '%"+s.pipeline+"%'") == "true"
