@@ -27,7 +27,8 @@ func inspectPublication(ctx context.Context, conn *pgx.Conn, version int, cfg *C
 		covered       bool
 		filter        string
 		kind          string
-		columns       []uint32
+		types         []uint32
+		columns       []string
 		relationFound bool
 	)
 	rows, err := conn.Query(ctx, publicationSQL(version), cfg.Publication, cfg.Table)
@@ -37,7 +38,7 @@ func inspectPublication(ctx context.Context, conn *pgx.Conn, version int, cfg *C
 	found := false
 	for rows.Next() {
 		found = true
-		if err := rows.Scan(&insert, &root, &covered, &filter, &kind, &columns, &p.fingerprint, &relationFound); err != nil {
+		if err := rows.Scan(&insert, &root, &covered, &filter, &kind, &types, &columns, &p.fingerprint, &relationFound); err != nil {
 			rows.Close()
 			return p, queryError("read the publication", err)
 		}
@@ -45,7 +46,7 @@ func inspectPublication(ctx context.Context, conn *pgx.Conn, version int, cfg *C
 	if err := rows.Err(); err != nil {
 		return p, queryError("read the publication", err)
 	}
-	p.binary = BinarySafe(columns)
+	p.binary = BinarySafe(types)
 	name := pgx.Identifier{cfg.Publication}.Sanitize()
 	table := pgx.Identifier(strings.SplitN(cfg.Table, ".", 2)).Sanitize()
 	switch {
@@ -70,6 +71,11 @@ func inspectPublication(ctx context.Context, conn *pgx.Conn, version int, cfg *C
 		return p, &Error{Code: CodePublicationGap, Detail: fmt.Sprintf("%s is partitioned, and publication %s publishes its partitions under their own names", cfg.Table, name),
 			Fix: fmt.Sprintf("ALTER PUBLICATION %s SET (publish_via_partition_root = true); then outboxd adopt --pipeline %s", name, cfg.Pipeline)}
 	}
+	if cfg.CheckColumns != nil {
+		if err := cfg.CheckColumns(columns); err != nil {
+			return p, &Error{Code: CodePublicationGap, Detail: "check what the publication carries", Err: err}
+		}
+	}
 	return p, nil
 }
 
@@ -77,15 +83,13 @@ func inspectPublication(ctx context.Context, conn *pgx.Conn, version int, cfg *C
 // table $2.
 func publicationSQL(version int) string {
 	filter := "''"
-	published := `(SELECT array_agg(a.atttypid ORDER BY a.attnum) FROM pg_attribute a
-		WHERE a.attrelid = rel.oid AND a.attnum > 0 AND NOT a.attisdropped)`
+	published := `FROM pg_attribute a WHERE a.attrelid = rel.oid AND a.attnum > 0 AND NOT a.attisdropped`
 	if version >= 15_00_00 {
 		filter = `coalesce((SELECT string_agg(pg_get_expr(r.prqual, r.prrelid), '; ') FROM pg_publication_rel r
 			WHERE r.prpubid = p.oid AND r.prrelid = rel.oid AND r.prqual IS NOT NULL), '')`
-		published = `(SELECT array_agg(a.atttypid ORDER BY a.attnum) FROM pg_attribute a
-			LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = rel.oid
+		published = `FROM pg_attribute a LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = rel.oid
 			WHERE a.attrelid = rel.oid AND a.attnum > 0 AND NOT a.attisdropped
-			AND (r.prattrs IS NULL OR a.attnum = ANY (r.prattrs::int2[])))`
+			AND (r.prattrs IS NULL OR a.attnum = ANY (r.prattrs::int2[]))`
 	}
 	schemas := "''"
 	if version >= 15_00_00 {
@@ -96,7 +100,8 @@ func publicationSQL(version int) string {
 		EXISTS (SELECT FROM pg_publication_tables t JOIN pg_namespace n ON n.nspname = t.schemaname
 			JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = t.tablename
 			WHERE t.pubname = p.pubname AND (c.oid = rel.oid OR c.oid IN (SELECT relid FROM pg_partition_tree(rel.oid)))), `,
-		filter, `, coalesce(rel.relkind::text, ''), coalesce(`, published, `, '{}'),
+		filter, `, coalesce(rel.relkind::text, ''), coalesce((SELECT array_agg(a.atttypid ORDER BY a.attnum) `, published, `), '{}'),
+		coalesce((SELECT array_agg(a.attname::text ORDER BY a.attnum) `, published, `), '{}'),
 		p.oid || '.' || p.xmin || ':' || coalesce((SELECT string_agg(r.oid || '.' || r.xmin, ',' ORDER BY r.oid)
 			FROM pg_publication_rel r WHERE r.prpubid = p.oid AND (r.prrelid = rel.oid
 				OR r.prrelid IN (SELECT relid FROM pg_partition_ancestors(rel.oid) a(relid)))), '') || ':' || `, schemas, `,

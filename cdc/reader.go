@@ -27,6 +27,9 @@ type Config struct {
 	// Table is the outbox table that the publication must cover: schema.name
 	// as the catalog has them, unquoted. Empty: logical messages only.
 	Table string
+	// CheckColumns, unless nil, is given the names of the published columns of
+	// Table when a session opens; its error ends that, as the Err of an *Error.
+	CheckColumns func(published []string) error
 	// ConfigHash is compared with the leader's while this reader stands by.
 	ConfigHash string
 	Logger     *slog.Logger // nil: discards

@@ -30,6 +30,7 @@ func newDaemon(o *runOptions, p *pipeline, log *slog.Logger) (*daemon, error) {
 	reader, err := cdc.NewReader(cdc.Config{
 		Database: o.database, Pipeline: p.Pipeline, Slot: p.Slot, Publication: p.Publication,
 		Table: p.Table(), ConfigHash: p.hash, Logger: log,
+		CheckColumns: func(published []string) error { return relay.Columns(p.columns).Check(p.Table(), published) },
 	})
 	if err != nil {
 		return nil, err

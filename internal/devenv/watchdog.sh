@@ -35,6 +35,16 @@ while running && [ $tries -lt 80 ]; do
 	tries=$((tries + 1))
 done
 for p in $pids; do kill -KILL "-$p"; done
+# A killed process is still there for a moment.
+groups() {
+	for p in $pids; do kill -0 "-$p" && return 0; done
+	return 1
+}
+tries=0
+while groups && [ $tries -lt 20 ]; do
+	sleep 0.1
+	tries=$((tries + 1))
+done
 
 # A postmaster that was killed leaves a System V segment of a few bytes, named
 # in the seventh line of its pid file.

@@ -80,24 +80,33 @@ func (e *MissingColumnsError) Fix() string {
 	return "name the columns with --columns id=…,aggregatetype=…,aggregateid=…,type=…,payload=…; if the publication has a column list, add them to it"
 }
 
-func newPlan(rel *cdc.Relation, columns Columns) (*plan, error) {
-	p := &plan{}
+// Check returns a *MissingColumnsError when a table with the columns present
+// lacks one that every event needs.
+func (c Columns) Check(table string, present []string) error {
 	var missing []string
-	for r, name := range columns.names() {
-		p.index[r] = slices.IndexFunc(rel.Columns, func(c cdc.Column) bool { return c.Name == name })
-		if p.index[r] < 0 && role(r) < optionalRoles {
+	for r, name := range c.names() {
+		if role(r) < optionalRoles && !slices.Contains(present, name) {
 			missing = append(missing, name)
 		}
 	}
-	if missing != nil {
-		present := make([]string, len(rel.Columns))
-		for i := range rel.Columns {
-			present[i] = rel.Columns[i].Name
-		}
-		return nil, &MissingColumnsError{Table: rel.Schema + "." + rel.Name, Missing: missing, Present: present}
+	if missing == nil {
+		return nil
 	}
-	for r, i := range p.index {
-		if i >= 0 {
+	return &MissingColumnsError{Table: table, Missing: missing, Present: present}
+}
+
+func newPlan(rel *cdc.Relation, columns Columns) (*plan, error) {
+	present := make([]string, len(rel.Columns))
+	for i := range rel.Columns {
+		present[i] = rel.Columns[i].Name
+	}
+	if err := columns.Check(rel.Schema+"."+rel.Name, present); err != nil {
+		return nil, err
+	}
+	p := &plan{}
+	for r, name := range columns.names() {
+		p.index[r] = slices.Index(present, name)
+		if i := p.index[r]; i >= 0 {
 			p.types[r] = rel.Columns[i].Type
 		}
 	}
