@@ -82,27 +82,32 @@ func compare(cfg *Config, w *witness, st *slotState, pub publication, system pgl
 	for _, err := range []error{
 		checkSystem(cfg, w, system.SystemID, system.Timeline),
 		checkConfirmed(cfg, st, w),
-		checkFingerprint(cfg, pub, w),
 	} {
 		if e, ok := err.(*Error); ok {
 			g.Findings = append(g.Findings, e.Detail)
 		}
 	}
-	// After a restore or on another cluster the same LSN may mean less than it
-	// did, also where the comparison finds nothing.
+	// After a restore the same LSN may mean less than it did, also where the
+	// comparison finds nothing.
 	if len(g.Findings) == 0 && w.acked.confirm > system.XLogPos {
 		g.Findings = append(g.Findings, fmt.Sprintf("the pipeline published up to %s, and the server's WAL ends at %s: it was restored to an earlier state", w.acked.confirm, system.XLogPos))
+	}
+	moved := len(g.Findings) > 0
+	if e, ok := checkFingerprint(cfg, pub, w).(*Error); ok {
+		g.Findings = append(g.Findings, e.Detail)
 	}
 	if len(g.Findings) == 0 {
 		return g
 	}
 	next := *w
-	if next.systemID != system.SystemID {
-		next.floor = "0"
+	next.fingerprint, next.holder = pub.fingerprint, "adopt"
+	if moved {
+		next.systemID, next.timeline, next.epoch = system.SystemID, system.Timeline, w.epoch+1
+		next.slot, next.floor, next.acked = cfg.Slot, "0", progress{confirm: st.confirmed}
+	} else {
+		g.Slot = w.acked.confirm // the positions are what they were
 	}
-	next.systemID, next.timeline, next.epoch = system.SystemID, system.Timeline, w.epoch+1
-	next.slot, next.fingerprint, next.holder = cfg.Slot, pub.fingerprint, "adopt"
-	next.acked = progress{confirm: st.confirmed}
+	next.checked = next.acked.confirm
 	g.Epoch, g.witness = next.epoch, &next
 	return g
 }

@@ -41,6 +41,14 @@ func connectSQL(ctx context.Context, cfg *Config) (*pgx.Conn, error) {
 	if err != nil {
 		return nil, connectError(err)
 	}
+	// The witness must be durable whatever the role's or the database's default
+	// is: the server is told to forget on its word. And nobody who holds its
+	// row may hold us for long.
+	const settings = "SET synchronous_commit = 'on'; SET lock_timeout = '1s'"
+	if _, err := conn.PgConn().Exec(ctx, settings).ReadAll(); err != nil {
+		closeSQL(conn)
+		return nil, connectError(fmt.Errorf("set up the connection: %w", err))
+	}
 	return conn, nil
 }
 
@@ -102,7 +110,8 @@ func senderTimeout(server time.Duration) time.Duration {
 	return server
 }
 
-// connectError names why a connection could not be had or was lost.
+// connectError names why a connection could not be had or was lost. It goes by
+// SQLSTATE alone: messages are in the language of the server.
 func connectError(err error) *Error {
 	e := &Error{Code: CodeUnreachable, Detail: "connect to the database", Err: err}
 	var pgErr *pgconn.PgError
@@ -118,12 +127,17 @@ func connectError(err error) *Error {
 		e.Fix = "check user and password in --database, and pg_hba.conf on the server"
 	case pgErr.Code == "42501":
 		e.Code, e.Detail, e.Fix = CodePrivilege, "open a replication connection", replicationFix(err)
-	case pgErr.Code == "57P03" && strings.Contains(pgErr.Message, "shutting down"), pgErr.Code == "57P01":
-		e.Code, e.Detail = CodeServerStopping, "the server is shutting down"
 	case pgErr.Code == "53300":
 		e.Fix = "raise max_connections and max_wal_senders, or end idle connections"
 	}
 	return e
+}
+
+// refusesConnections reports whether the server said that it takes none (57P03):
+// it starts, it recovers, or it shuts down. Which one, only its message tells.
+func refusesConnections(err error) bool {
+	var pgErr *pgconn.PgError
+	return errors.As(err, &pgErr) && pgErr.Code == "57P03"
 }
 
 // replicationFix gives the right to replicate to the role that err was refused

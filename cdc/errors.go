@@ -18,6 +18,7 @@ const (
 	CodeServerStopping Code = "server_stopping"      // the server shuts down; drain at most 2 s
 	CodeSlotActive     Code = "slot_active"          // another relay holds the slot: stand by
 	CodeLostLead       Code = "lost_lead"            // another relay took over while this one was stalled
+	CodeWitness        Code = "witness_unwritable"   // the witness could not be written for longer than wal_sender_timeout
 
 	// To be retried while running, fatal at start.
 	CodeAuth Code = "authentication"
@@ -100,7 +101,9 @@ func startError(cfg *Config, err error) *Error {
 // streamError names why the server ended the stream. What made a slot unusable
 // is told by the checks of the next session.
 func streamError(cfg *Config, err *pgconn.PgError) *Error {
-	if err.Code == "42704" && strings.Contains(err.Message, "publication") {
+	// In the middle of a stream nothing else can be undefined; the text may be
+	// in any language.
+	if err.Code == "42704" {
 		return &Error{Code: CodePublication, Detail: err.Message,
 			Fix: fmt.Sprintf("the publication was dropped, or created after the slot's position. To begin again from now and accept the gap: outboxd teardown --pipeline %s, then outboxd setup --pipeline %[1]s", cfg.Pipeline)}
 	}

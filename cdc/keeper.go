@@ -27,24 +27,28 @@ const (
 
 // keeper owns the SQL connection of a session. Once a tick it
 //
+//   - looks who holds the slot: the lease on publishing;
+//   - now and then reads the slot's figures and compares the publication;
 //   - writes the witness if it is due, and lets the status writer confirm what
 //     is durable;
-//   - looks who holds the slot: the lease on publishing;
 //   - notices that the server is stopping. On a fast shutdown the walsender
 //     sends its whole backlog first, and nothing on the wire tells; ordinary
 //     connections are ended at once (57P01), and new ones refused (57P03).
 //
-// and now and then reads the slot's figures and compares the publication.
+// A session that cannot do the first or the third for as long as the server
+// would wait for us ends: it would publish what it can never confirm.
 type keeper struct {
 	s       *Stream
 	conn    *pgx.Conn
 	witness witness // as last written
 
 	writtenAt   time.Time
+	dueSince    time.Time // the witness has been due since; zero: it is not
 	inspectedAt time.Time
+	checked     LSN // acked when the publication was last found in order
 	floorAt     time.Time
 	floor       floor
-	broken      bool // the connection was lost; logged once
+	troubled    bool // something fails, and the log knows
 }
 
 // floor is a replay floor on its way: once everything before lsn is acked, the
@@ -58,11 +62,9 @@ func (k *keeper) run(ctx context.Context) {
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
 	for {
-		if err := k.tick(ctx); err != nil && ctx.Err() == nil {
-			if err := k.judge(ctx, err); err != nil {
-				k.s.fail(err)
-				return
-			}
+		if err := k.tick(ctx); err != nil {
+			k.s.fail(err)
+			return
 		}
 		select {
 		case <-ctx.Done():
@@ -74,45 +76,75 @@ func (k *keeper) run(ctx context.Context) {
 	}
 }
 
-func (k *keeper) tick(ctx context.Context) error {
-	// A stop must not cut a query short: a witness whose answer is lost may or
-	// may not be written, and the last one of the session has to know.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), queryTimeout)
+// tick takes one step after the other; one that fails keeps no other from its
+// turn. It returns why the session must end, or nil.
+func (k *keeper) tick(ctx context.Context) *Error {
+	var trouble *Error
+	for _, step := range []func(context.Context) error{k.renewLease, k.inspect, k.keepWitness, k.takeFloor} {
+		if ctx.Err() != nil {
+			return nil
+		}
+		err := k.query(step)
+		if err == nil {
+			continue
+		}
+		trouble = asError(err)
+		switch trouble.Code {
+		case CodeLostLead, CodePublication, CodePublicationGap, CodePrivilege, CodeServerStopping:
+			return trouble
+		}
+		if k.conn.IsClosed() {
+			break
+		}
+	}
+	if trouble == nil {
+		k.troubled = false
+		return nil
+	}
+	if !k.troubled {
+		k.s.r.cfg.Logger.Warn("cannot look after the witness", "error", trouble.Error())
+		k.troubled = true
+	}
+	return k.overdue(trouble)
+}
+
+// overdue ends a session whose lease has run out, or whose witness has been due
+// for as long as the server would have waited for us. trouble is why.
+func (k *keeper) overdue(trouble *Error) *Error {
+	if err := k.s.Guard(); err != nil {
+		return &Error{Code: CodeUnreachable, Detail: fmt.Sprintf("prove that slot %q is still held", k.s.r.cfg.Slot), Err: trouble}
+	}
+	if !k.dueSince.IsZero() && time.Since(k.dueSince) > k.s.timeout {
+		return &Error{Code: CodeWitness, Detail: fmt.Sprintf("write the witness of pipeline %s, for %s now", k.s.r.cfg.Pipeline, k.s.timeout), Err: trouble,
+			Fix: "look for a lock on the table outboxd.witness, and for default_transaction_read_only"}
+	}
+	return nil
+}
+
+// query runs one step on a connection that stands.
+func (k *keeper) query(step func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(k.s.queries, queryTimeout)
 	defer cancel()
 	if err := k.reconnect(ctx); err != nil {
 		return err
 	}
-	// The lease first: what follows may take its time.
-	if err := k.renewLease(ctx); err != nil {
-		return err
-	}
-	now := time.Now()
-	if g := k.s.r.queue.progress(); k.due(g, now) {
-		if err := k.write(ctx, g, now); err != nil {
-			return err
-		}
-	}
-	if now.Sub(k.inspectedAt) >= inspectInterval {
-		k.inspectedAt = now
-		if err := k.inspect(ctx); err != nil {
-			return err
-		}
-	}
-	if now.Sub(k.floorAt) >= floorInterval && k.floor.lsn == 0 {
-		k.floorAt = now
-		return k.takeFloor(ctx)
-	}
-	return nil
+	return step(ctx)
 }
 
 // reconnect opens the SQL connection again if it was lost. The witness may have
 // been written by an update whose answer got lost with it; the row tells, since
 // nobody else signs as we do.
+//
+// That a server which streams to us takes no new connections (57P03) can only
+// mean that it is shutting down.
 func (k *keeper) reconnect(ctx context.Context) error {
 	if !k.conn.IsClosed() {
 		return nil
 	}
 	conn, err := connectSQL(ctx, &k.s.r.cfg)
+	if refusesConnections(err) {
+		return &Error{Code: CodeServerStopping, Detail: "the server is shutting down", Err: err}
+	}
 	if err != nil {
 		return err
 	}
@@ -127,33 +159,6 @@ func (k *keeper) reconnect(ctx context.Context) error {
 	return nil
 }
 
-// judge decides what an error of a tick means for the session: nil, to go on
-// and try again, or why the session must end.
-func (k *keeper) judge(ctx context.Context, err error) error {
-	e := asError(err)
-	switch e.Code {
-	case CodeLostLead, CodePublication, CodePublicationGap:
-		return e
-	}
-	if e.Code == CodeServerStopping || k.conn.IsClosed() {
-		_ = k.conn.Close(ctx)
-		// Somebody may have ended only our backend, or the network only this
-		// connection: a new one tells.
-		err := k.reconnect(ctx)
-		if err == nil {
-			return nil
-		}
-		if e := asError(err); e.Code == CodeServerStopping {
-			return e
-		}
-	}
-	if !k.broken {
-		k.s.r.cfg.Logger.Warn("witness not written", "error", e.Error())
-		k.broken = true
-	}
-	return nil
-}
-
 // due says whether progress g is worth a write. New acks always are: the tick
 // alone keeps that to once a second, which is what a crash may repeat beyond
 // what was in flight.
@@ -164,11 +169,25 @@ func (k *keeper) due(g progress, now time.Time) bool {
 	return now.Sub(k.writtenAt) >= idleStride && g.confirm >= k.witness.acked.confirm+idleBytes
 }
 
+// keepWitness writes the witness if it is due.
+func (k *keeper) keepWitness(ctx context.Context) error {
+	now := time.Now()
+	g := k.s.r.queue.progress()
+	if !k.due(g, now) {
+		k.dueSince = time.Time{}
+		return nil
+	}
+	if k.dueSince.IsZero() {
+		k.dueSince = now
+	}
+	return k.write(ctx, g, now)
+}
+
 // write makes g durable, then releases its position to the status writer: in
 // this order, or a crash in between would leave the slot beyond the witness.
 func (k *keeper) write(ctx context.Context, g progress, now time.Time) error {
 	w := k.witness
-	w.acked = g
+	w.acked, w.checked = g, k.checked
 	if k.floor.lsn != 0 && k.floor.lsn <= g.confirm {
 		w.floor = k.floor.xmin
 	}
@@ -178,7 +197,7 @@ func (k *keeper) write(ctx context.Context, g progress, now time.Time) error {
 	if w.floor == k.floor.xmin {
 		k.floor = floor{}
 	}
-	k.writtenAt, k.broken = now, false
+	k.writtenAt, k.dueSince = now, time.Time{}
 	k.written(&w)
 	return nil
 }
@@ -213,8 +232,12 @@ func (k *keeper) renewLease(ctx context.Context) error {
 	return nil
 }
 
-// inspect reads the slot's figures and compares the publication.
+// inspect reads the slot's figures and compares the publication, now and then.
 func (k *keeper) inspect(ctx context.Context) error {
+	if time.Since(k.inspectedAt) < inspectInterval {
+		return nil
+	}
+	k.inspectedAt = time.Now()
 	var st SlotStats
 	err := k.conn.QueryRow(ctx, `SELECT coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), s.restart_lsn), 0)::bigint,
 		coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), s.confirmed_flush_lsn), 0)::bigint,
@@ -226,16 +249,27 @@ func (k *keeper) inspect(ctx context.Context) error {
 	}
 	st.At = time.Now()
 	k.s.r.record(func(s *Stats) { s.Slot = st })
+	acked := k.s.r.queue.progress().confirm // before the look, not after
 	pub, err := inspectPublication(ctx, k.conn, k.s.version, &k.s.r.cfg)
 	if err != nil {
 		return err
 	}
-	return checkFingerprint(&k.s.r.cfg, pub, &k.witness)
+	now := k.witness
+	now.checked = k.checked
+	if err := checkFingerprint(&k.s.r.cfg, pub, &now); err != nil {
+		return err
+	}
+	k.checked = acked
+	return nil
 }
 
 // takeFloor notes a snapshot's xmin and, after it, the end of the WAL: every
 // transaction below xmin ended, and so wrote its commit record, before that.
 func (k *keeper) takeFloor(ctx context.Context) error {
+	if k.floor.lsn != 0 || time.Since(k.floorAt) < floorInterval {
+		return nil
+	}
+	k.floorAt = time.Now()
 	var f floor
 	err := k.conn.QueryRow(ctx, "SELECT pg_snapshot_xmin(pg_current_snapshot())::text").Scan(&f.xmin)
 	if err == nil {
@@ -252,17 +286,12 @@ func (k *keeper) takeFloor(ctx context.Context) error {
 
 // finish writes the last witness of the session, if there is anything to
 // write.
-func (k *keeper) finish(ctx context.Context) error {
+func (k *keeper) finish() error {
 	g := k.s.r.queue.progress()
 	if g.commit == k.witness.acked.commit && g.events == k.witness.acked.events && g.confirm < k.witness.acked.confirm+idleBytes {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
-	defer cancel()
-	if err := k.reconnect(ctx); err != nil {
-		return err
-	}
-	return k.write(ctx, g, time.Now())
+	return k.query(func(ctx context.Context) error { return k.write(ctx, g, time.Now()) })
 }
 
 // closeSQL ends the connection in good order if that takes no time.

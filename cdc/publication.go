@@ -1,6 +1,7 @@
 package cdc
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strings"
@@ -116,8 +117,8 @@ func checkFingerprint(cfg *Config, p publication, w *witness) error {
 		return nil
 	}
 	return &Error{Code: CodePublicationGap,
-		Detail: fmt.Sprintf("publication %s was altered or recreated, or the table %s was taken out of it and put back, after %s; events written while it was out were not published",
-			pgx.Identifier{cfg.Publication}.Sanitize(), cfg.Table, w.acked.confirm),
+		Detail: fmt.Sprintf("publication %s was altered or recreated, or the table %s was taken out of it and put back, after %s, where it was last found in order; events written while it was out were not published",
+			pgx.Identifier{cfg.Publication}.Sanitize(), cfg.Table, cmp.Or(w.checked, w.acked.confirm)),
 		Fix: fmt.Sprintf("look for events of that time in the table. To go on and accept the gap: outboxd adopt --pipeline %s", cfg.Pipeline)}
 }
 

@@ -243,6 +243,49 @@ func TestQueueRewindKeepsAcksAheadAcrossSessions(t *testing.T) {
 	}
 }
 
+// A keepalive may carry the start of the next commit record; that transaction is
+// sent again and must not be skipped.
+func TestQueuePositionAtCommitCoversNothing(t *testing.T) {
+	q := newQueue(progress{confirm: 100})
+	if _, fresh := q.event(place{100, 0}, time.Time{}); !fresh {
+		t.Error("the transaction whose commit record begins at the confirmed position is skipped")
+	}
+}
+
+func TestQueueResetForgetsAhead(t *testing.T) {
+	q := newQueue(progress{})
+	q.event(place{100, 0}, time.Time{})
+	b, _ := q.event(place{200, 0}, time.Time{})
+	q.ack(b)
+	q.rewind()
+	q.reset(progress{})
+	if _, fresh := q.event(place{200, 0}, time.Time{}); !fresh {
+		t.Error("an ack on the old history skips an event of the new one")
+	}
+}
+
+func TestQueueInFlightOldest(t *testing.T) {
+	q := newQueue(progress{})
+	q.event(place{100, 0}, time.Unix(1, 0))
+	q.event(place{200, 0}, time.Unix(2, 0))
+	if n, at := q.inFlight(); n != 2 || !at.Equal(time.Unix(1, 0)) {
+		t.Errorf("%d in flight, oldest %s", n, at)
+	}
+}
+
+// A token of the old history must not ack an event of the new one.
+func TestQueueTokensNeverComeTwice(t *testing.T) {
+	q := newQueue(progress{})
+	old, _ := q.event(place{100, 0}, time.Time{})
+	q.reset(progress{})
+	q.event(place{100, 0}, time.Time{})
+	q.mark(110)
+	q.ack(old)
+	if got := q.progress(); got.confirm != 0 {
+		t.Errorf("confirm %v by a token from before the reset", got.confirm)
+	}
+}
+
 func TestQueueKeepalivesBehindHeldEventDoNotGrow(t *testing.T) {
 	q := newQueue(progress{})
 	q.event(place{100, 0}, time.Time{})

@@ -14,6 +14,9 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
+// openTimeout bounds Open.
+const openTimeout = 30 * time.Second
+
 // Config says which slot to follow and how. The zero value of what is not
 // marked required is a documented default.
 type Config struct {
@@ -137,6 +140,8 @@ func (r *Reader) record(change func(*Stats)) {
 // Open begins a session: connects, checks everything that could be wrong,
 // takes the slot and claims the witness. Its error is an *Error.
 func (r *Reader) Open(ctx context.Context) (*Stream, error) {
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
 	sql, err := connectSQL(ctx, &r.cfg)
 	if err != nil {
 		return nil, err
@@ -185,6 +190,12 @@ func (r *Reader) look(ctx context.Context, sql *pgx.Conn, srv server) error {
 	if err != nil {
 		return err
 	}
+	if owner, err := slotOwner(ctx, sql, &r.cfg); err != nil {
+		return err
+	} else if owner != "" {
+		return &Error{Code: CodeSlotWrong, Detail: fmt.Sprintf("slot %q belongs to pipeline %s", r.cfg.Slot, owner),
+			Fix: fmt.Sprintf("run with --pipeline %s, or name another --slot", owner)}
+	}
 	if st != nil && st.activePID != 0 && w != nil && w.configHash != "" && w.configHash != r.cfg.ConfigHash {
 		return &Error{Code: CodeConfigMismatch,
 			Detail: fmt.Sprintf("the relay that leads pipeline %s (%s) runs with another configuration", r.cfg.Pipeline, w.holder),
@@ -202,9 +213,14 @@ func (r *Reader) take(ctx context.Context, sql *pgx.Conn, repl *pgconn.PgConn, s
 	if err != nil {
 		return nil, queryError("identify the system", err)
 	}
+	history, err := timelineHistory(ctx, repl, system.Timeline)
+	if err != nil {
+		return nil, err
+	}
 	if err := startStream(ctx, repl, &r.cfg, pub.binary); err != nil {
 		return nil, err
 	}
+	held := time.Now() // the slot is ours from here on, or was before this line
 	w, err := readWitness(ctx, sql, r.cfg.Pipeline)
 	if err != nil {
 		return nil, err
@@ -216,65 +232,106 @@ func (r *Reader) take(ctx context.Context, sql *pgx.Conn, repl *pgconn.PgConn, s
 	if st == nil || st.activePID != int(repl.PID()) {
 		return nil, &Error{Code: CodeLostLead, Detail: fmt.Sprintf("slot %q was taken away right after it was acquired", r.cfg.Slot)}
 	}
-	w, err = r.claim(ctx, sql, repl, w, st, system, pub)
+	if w == nil {
+		w, err = r.adopt(ctx, sql, st, system, pub)
+	} else {
+		err = r.claim(ctx, sql, w, st, system, history, pub)
+	}
 	if err != nil {
 		return nil, err
 	}
-	return newStream(r, sql, repl, srv.version, w, timeout)
+	r.last = w
+	return newStream(r, sql, repl, srv.version, w, timeout, held)
+}
+
+// adopt makes a witness for a slot that nobody has one for: it was made by
+// hand, or setup was interrupted.
+func (r *Reader) adopt(ctx context.Context, sql *pgx.Conn, st *slotState, system pglogrepl.IdentifySystemResult, pub publication) (*witness, error) {
+	if r.last != nil {
+		return nil, checkMemory(&r.cfg, r.last, nil)
+	}
+	w := &witness{systemID: system.SystemID, timeline: system.Timeline, epoch: 1, slot: r.cfg.Slot, floor: "0",
+		acked: progress{confirm: st.confirmed}, checked: st.confirmed,
+		configHash: r.cfg.ConfigHash, fingerprint: pub.fingerprint, holder: r.holder}
+	if err := insertWitness(ctx, sql, &r.cfg, w); err != nil {
+		return nil, err
+	}
+	r.cfg.Logger.Warn("adopted a slot that this pipeline did not know", "slot", r.cfg.Slot, "from", st.confirmed.String())
+	r.queue.reset(w.acked)
+	return w, nil
 }
 
 // claim checks the witness against server and memory, brings the queue in line
 // with it and writes it back under our name.
-func (r *Reader) claim(ctx context.Context, sql *pgx.Conn, repl *pgconn.PgConn, w *witness, st *slotState, system pglogrepl.IdentifySystemResult, pub publication) (*witness, error) {
-	log := r.cfg.Logger
-	if r.last != nil {
-		if err := checkMemory(&r.cfg, r.last, w); err != nil {
-			return nil, err
-		}
-	}
-	if w == nil {
-		w = &witness{systemID: system.SystemID, timeline: system.Timeline, epoch: 1, slot: r.cfg.Slot, floor: "0",
-			acked: progress{confirm: st.confirmed}, configHash: r.cfg.ConfigHash, fingerprint: pub.fingerprint, holder: r.holder}
-		if err := insertWitness(ctx, sql, &r.cfg, w); err != nil {
-			return nil, err
-		}
-		log.Warn("adopted a slot that this pipeline did not know", "slot", r.cfg.Slot, "from", st.confirmed.String())
-		r.queue.reset(w.acked)
-		r.last = w
-		return w, nil
-	}
+func (r *Reader) claim(ctx context.Context, sql *pgx.Conn, w *witness, st *slotState, system pglogrepl.IdentifySystemResult, history string, pub publication) error {
 	if err := checkSystem(&r.cfg, w, system.SystemID, system.Timeline); err != nil {
-		return nil, err
+		return err
 	}
-	if err := checkConfirmed(&r.cfg, st, w); err != nil {
-		return nil, err
+	if system.Timeline != w.timeline {
+		if err := r.follow(w, st, system.Timeline, history); err != nil {
+			return err
+		}
+	} else if err := r.resume(w, st); err != nil {
+		return err
 	}
 	if err := checkFingerprint(&r.cfg, pub, w); err != nil {
-		return nil, err
-	}
-	switch {
-	case system.Timeline != w.timeline:
-		at, err := switchPoint(ctx, repl, w.timeline, system.Timeline)
-		if err != nil {
-			return nil, err
-		}
-		log.Warn("the server is on a new timeline", "timeline", system.Timeline, "from", w.timeline, "at", at.String(), "acked", w.acked.confirm.String(), "epoch", w.epoch+1)
-		w.acked = branch(w.acked, at)
-		w.timeline = system.Timeline
-		w.epoch++
-		r.queue.reset(w.acked)
-	case r.last == nil || w.version > r.last.version+1 || w.holder != r.holder:
-		// The first session of this process, or another relay led since.
-		r.queue.reset(w.acked)
-	default:
-		r.queue.rewind()
+		return err
 	}
 	w.slot, w.configHash, w.fingerprint, w.holder = r.cfg.Slot, r.cfg.ConfigHash, pub.fingerprint, r.holder
-	if err := updateWitness(ctx, sql, &r.cfg, w); err != nil {
-		return nil, err
+	w.checked = w.acked.confirm
+	return updateWitness(ctx, sql, &r.cfg, w)
+}
+
+// resume goes on where the witness, or this process, left off.
+func (r *Reader) resume(w *witness, st *slotState) error {
+	if r.last != nil && w.timeline == r.last.timeline {
+		if err := checkMemory(&r.cfg, r.last, w); err != nil {
+			return err
+		}
 	}
-	r.last = w
-	return w, nil
+	if err := checkConfirmed(&r.cfg, st, w); err != nil {
+		return err
+	}
+	if r.last != nil && w.holder == r.holder && w.version <= r.last.version+1 {
+		r.queue.rewind()
+		return nil
+	}
+	// The first session of this process, or another relay led since. Under
+	// another configuration the ordinals may count other events: a transaction
+	// that was acked in part is published whole.
+	if w.configHash != r.cfg.ConfigHash {
+		w.acked.commit, w.acked.events = 0, 0
+	}
+	r.queue.reset(w.acked)
+	return nil
+}
+
+// follow moves w and the queue to a newer timeline, in the next epoch.
+//
+// After an asynchronous failover the row may be older than what this process
+// wrote: then memory knows better what was published. And a slot that was
+// synchronised to the standby may be ahead of the row: the two do not travel
+// together, and nobody but this pipeline confirmed it.
+func (r *Reader) follow(w *witness, st *slotState, timeline int32, history string) error {
+	at, err := switchPoint(&r.cfg, history, w.timeline)
+	if err != nil {
+		return err
+	}
+	acked := w.acked
+	if r.last != nil && r.last.timeline == w.timeline && r.last.version >= w.version {
+		acked = r.queue.progress()
+	}
+	acked.confirm = max(acked.confirm, min(st.confirmed, at))
+	w.acked = branch(acked, at)
+	if err := checkConfirmed(&r.cfg, st, w); err != nil {
+		return err
+	}
+	r.cfg.Logger.Warn("the server is on a new timeline", "timeline", timeline, "from", w.timeline, "at", at.String(),
+		"published", acked.confirm.String(), "epoch", w.epoch+1)
+	w.timeline, w.epoch = timeline, w.epoch+1
+	w.floor = "0" // transaction ids beyond the switch are used again, too
+	r.queue.reset(w.acked)
+	return nil
 }
 
 // startStream asks for the stream from wherever the slot stands.

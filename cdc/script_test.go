@@ -142,6 +142,15 @@ func TestNonTransactionalMessageIsAPositionOnly(t *testing.T) {
 	}
 }
 
+func TestNonTransactionalMessageInsideTransaction(t *testing.T) {
+	s := &script{t: t}
+	s.begin(100).logical(false, 150, "x").logical(true, 90, "a")
+	stream, _ := s.play(true)
+	if got := stream.r.queue.progress().confirm; got != 0 {
+		t.Errorf("confirm %s inside a transaction", got)
+	}
+}
+
 func TestStreamEndsAreNamed(t *testing.T) {
 	tests := []struct {
 		name string
@@ -156,10 +165,10 @@ func TestStreamEndsAreNamed(t *testing.T) {
 			return s.message(&pgproto3.ErrorResponse{Severity: "FATAL", Code: "57P01", Message: "terminating connection"})
 		}, CodeUnreachable},
 		{"publication missing", func(s *script) *script {
-			return s.message(&pgproto3.ErrorResponse{Severity: "ERROR", Code: "42704", Message: `publication "p" does not exist`})
+			return s.message(&pgproto3.ErrorResponse{Severity: "ERROR", Code: "42704", Message: `»p« gibt es nicht`})
 		}, CodePublication},
 		{"publication skipped", func(s *script) *script {
-			return s.message(&pgproto3.NoticeResponse{Severity: "WARNING", Message: `skipped loading publication "p"`})
+			return s.message(&pgproto3.NoticeResponse{Severity: "WARNING", Code: "55000", Message: `»p« wird übergangen`})
 		}, CodePublication},
 		{"other notices go on", func(s *script) *script {
 			return s.message(&pgproto3.NoticeResponse{Severity: "NOTICE", Message: "hello"}).message(&pgproto3.CommandComplete{CommandTag: []byte("COPY 0")})
@@ -210,6 +219,21 @@ func TestBranchForgetsWhatLiesBeyondTheSwitch(t *testing.T) {
 	for _, tt := range tests {
 		if got := branch(tt.from, 200); got != tt.want {
 			t.Errorf("branch(%+v, 200) = %+v, want %+v", tt.from, got, tt.want)
+		}
+	}
+}
+
+func TestSwitchPoint(t *testing.T) {
+	history := "1\t0/3000148\tno recovery target specified\n\n2\t1/2A000000\tbefore 2026-01-01 00:00:00+00\n"
+	cfg := &Config{Pipeline: "p"}
+	for old, want := range map[int32]LSN{1: 0x3000148, 2: 0x12A000000} {
+		if got, err := switchPoint(cfg, history, old); err != nil || got != want {
+			t.Errorf("timeline %d was left at %s, %v; want %s", old, got, err, want)
+		}
+	}
+	for _, bad := range []string{"", "3\t0/1\tother\n", "1\n", "1\tnowhere\treason\n"} {
+		if got, err := switchPoint(cfg, bad, 1); code(err) != CodeRestored {
+			t.Errorf("history %q: %s, %v", bad, got, err)
 		}
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -34,8 +33,13 @@ type Stream struct {
 
 	keeper *keeper
 	stop   context.CancelFunc // ends keeper and status writer
-	done   sync.WaitGroup
-	closed bool
+	// queries is the context of the keeper's queries: they outlast stop, or the
+	// last witness would not know what became of one that was cut short, but
+	// not the time that Close is given.
+	queries context.Context
+	abort   context.CancelFunc
+	done    sync.WaitGroup
+	closed  bool
 
 	// Written by Run only.
 	decoder   *decoder
@@ -64,14 +68,15 @@ type transaction struct {
 }
 
 // newStream takes over both connections and starts the session's goroutines.
-func newStream(r *Reader, sql *pgx.Conn, repl *pgconn.PgConn, version int, w *witness, timeout time.Duration) (*Stream, error) {
+// At held the slot was known to be ours.
+func newStream(r *Reader, sql *pgx.Conn, repl *pgconn.PgConn, version int, w *witness, timeout time.Duration, held time.Time) (*Stream, error) {
 	hijacked, err := repl.Hijack()
 	if err != nil {
 		return nil, fmt.Errorf("take over the replication connection: %w", err)
 	}
 	s := &Stream{
 		r: r, conn: hijacked.Conn, frontend: hijacked.Frontend, pid: int(hijacked.PID), version: version, epoch: w.epoch, timeout: timeout,
-		decoder: newDecoder(), wake: make(chan struct{}, 1), started: time.Now(),
+		decoder: newDecoder(), wake: make(chan struct{}, 1), started: held,
 	}
 	s.message.next = s.next
 	s.durable.Store(uint64(w.acked.confirm))
@@ -80,7 +85,8 @@ func newStream(r *Reader, sql *pgx.Conn, repl *pgconn.PgConn, version int, w *wi
 		st.Epoch, st.Streaming, st.LastReceived, st.SilenceLimit = w.epoch, true, time.Now(), timeout
 		st.Confirmed = w.acked.confirm
 	})
-	s.keeper = &keeper{s: s, conn: sql, witness: *w}
+	s.queries, s.abort = context.WithCancel(context.Background())
+	s.keeper = &keeper{s: s, conn: sql, witness: *w, checked: w.acked.confirm, floorAt: held}
 	var ctx context.Context
 	ctx, s.stop = context.WithCancel(context.Background())
 	s.done.Go(func() { s.writeStatus(ctx) })
@@ -131,8 +137,9 @@ func (s *Stream) read(ctx context.Context, h Handler) error {
 			return streamError(&s.r.cfg, pgconn.ErrorResponseToPgError(msg))
 		case *pgproto3.NoticeResponse:
 			// PostgreSQL 18 goes on without a publication that it cannot find,
-			// and drops what it would have published.
-			if strings.HasPrefix(msg.Message, "skipped loading publication") {
+			// and drops what it would have published; it says so with the state
+			// 55000, in its own language.
+			if msg.Code == "55000" {
 				return &Error{Code: CodePublication, Detail: "the server streams without the publication: " + msg.Message,
 					Fix: fmt.Sprintf("the publication was dropped or is younger than the slot's position. To begin again from now and accept the gap: outboxd teardown --pipeline %s, then outboxd setup --pipeline %[1]s", s.r.cfg.Pipeline)}
 			}
@@ -271,13 +278,15 @@ func (s *Stream) Close(ctx context.Context) error {
 		return nil
 	}
 	s.closed = true
+	defer context.AfterFunc(ctx, s.abort)()
 	s.stop()
 	s.done.Wait()
-	err := s.keeper.finish(ctx)
+	err := s.keeper.finish()
 	if err == nil && s.ctx.Err() == nil {
 		err = s.farewell(ctx)
 	}
 	s.fail(net.ErrClosed)
+	s.abort()
 	_ = s.conn.Close()
 	closeSQL(s.keeper.conn)
 	s.r.record(func(st *Stats) { st.Streaming = false })

@@ -31,12 +31,13 @@ type witness struct {
 	fingerprint string
 	floor       string // replay floor: an xid8
 	acked       progress
+	checked     LSN   // acked when the publication was last found as it was
 	version     int64 // rises with each write
 	holder      string
 }
 
 const witnessColumns = `system_id, timeline, epoch, slot, config_hash, publication_fingerprint, replay_floor,
-	acked_lsn, acked_commit, acked_events, version, holder`
+	acked_lsn, acked_commit, acked_events, checked_lsn, version, holder`
 
 // readWitness returns the pipeline's row, or nil when there is none.
 func readWitness(ctx context.Context, conn *pgx.Conn, pipeline string) (*witness, error) {
@@ -47,7 +48,7 @@ func readWitness(ctx context.Context, conn *pgx.Conn, pipeline string) (*witness
 	)
 	err := conn.QueryRow(ctx, "SELECT "+witnessColumns+" FROM outboxd.witness WHERE pipeline = $1", pipeline).Scan(
 		&w.systemID, &w.timeline, &epoch, &w.slot, &w.configHash, &w.fingerprint, &w.floor,
-		&w.acked.confirm, &w.acked.commit, &events, &w.version, &w.holder)
+		&w.acked.confirm, &w.acked.commit, &events, &w.checked, &w.version, &w.holder)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, nil
 	}
@@ -66,10 +67,10 @@ func readWitness(ctx context.Context, conn *pgx.Conn, pipeline string) (*witness
 // insertWitness writes the first row of a pipeline. It fails when there is one.
 func insertWitness(ctx context.Context, conn *pgx.Conn, cfg *Config, w *witness) error {
 	_, err := conn.Exec(ctx, `INSERT INTO outboxd.witness (pipeline, publication, outbox_table, system_id, timeline, epoch, slot,
-		config_hash, publication_fingerprint, replay_floor, acked_lsn, acked_commit, acked_events, version, holder)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11::pg_lsn, $12::pg_lsn, $13, $14, $15)`,
+		config_hash, publication_fingerprint, replay_floor, acked_lsn, acked_commit, acked_events, checked_lsn, version, holder)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11::pg_lsn, $12::pg_lsn, $13, $14::pg_lsn, $15, $16)`,
 		cfg.Pipeline, cfg.Publication, cfg.Table, w.systemID, w.timeline, int32(w.epoch), w.slot, w.configHash, w.fingerprint,
-		w.floor, w.acked.confirm.String(), w.acked.commit.String(), int64(w.acked.events), w.version, w.holder)
+		w.floor, w.acked.confirm.String(), w.acked.commit.String(), int64(w.acked.events), w.checked.String(), w.version, w.holder)
 	if err != nil {
 		return queryError("write the witness", err)
 	}
@@ -85,10 +86,10 @@ func insertWitness(ctx context.Context, conn *pgx.Conn, cfg *Config, w *witness)
 func updateWitness(ctx context.Context, conn *pgx.Conn, cfg *Config, w *witness) error {
 	tag, err := conn.Exec(ctx, `UPDATE outboxd.witness SET publication = $2, outbox_table = $3, system_id = $4, timeline = $5, epoch = $6,
 		slot = $7, config_hash = $8, publication_fingerprint = $9, replay_floor = $10, acked_lsn = $11::pg_lsn,
-		acked_commit = $12::pg_lsn, acked_events = $13, holder = $14, version = version + 1, updated_at = now()
-		WHERE pipeline = $1 AND version = $15`,
+		acked_commit = $12::pg_lsn, acked_events = $13, checked_lsn = $14::pg_lsn, holder = $15, version = version + 1, updated_at = now()
+		WHERE pipeline = $1 AND version = $16`,
 		cfg.Pipeline, cfg.Publication, cfg.Table, w.systemID, w.timeline, int32(w.epoch), w.slot, w.configHash, w.fingerprint,
-		w.floor, w.acked.confirm.String(), w.acked.commit.String(), int64(w.acked.events), w.holder, w.version)
+		w.floor, w.acked.confirm.String(), w.acked.commit.String(), int64(w.acked.events), w.checked.String(), w.holder, w.version)
 	if err != nil {
 		return queryError("write the witness", err)
 	}
@@ -143,15 +144,25 @@ func branch(from progress, switchPoint LSN) progress {
 	return g
 }
 
-// switchPoint asks where the timeline old was left on the way to current. The
-// history file of current has a line for each timeline before it: number,
-// position, reason.
-func switchPoint(ctx context.Context, conn *pgconn.PgConn, old, current int32) (LSN, error) {
-	h, err := pglogrepl.TimelineHistory(ctx, conn, current)
-	if err != nil {
-		return 0, queryError("read the timeline history", err)
+// timelineHistory returns the history file of timeline, which has a line for
+// each timeline before it: number, position where it was left, reason. The first
+// timeline has none. It must be asked for before the stream begins: a walsender
+// that streams takes no commands.
+func timelineHistory(ctx context.Context, conn *pgconn.PgConn, timeline int32) (string, error) {
+	if timeline == 1 {
+		return "", nil
 	}
-	for line := range strings.Lines(string(h.Content)) {
+	h, err := pglogrepl.TimelineHistory(ctx, conn, timeline)
+	if err != nil {
+		return "", queryError("read the timeline history", err)
+	}
+	return string(h.Content), nil
+}
+
+// switchPoint returns where the timeline old was left, according to the history
+// of the server's.
+func switchPoint(cfg *Config, history string, old int32) (LSN, error) {
+	for line := range strings.Lines(history) {
 		var (
 			timeline int32
 			at       string
@@ -159,12 +170,21 @@ func switchPoint(ctx context.Context, conn *pgconn.PgConn, old, current int32) (
 		if n, _ := fmt.Sscan(line, &timeline, &at); n != 2 || timeline != old {
 			continue
 		}
-		lsn, err := pglogrepl.ParseLSN(at)
-		if err != nil {
-			break
+		if lsn, err := pglogrepl.ParseLSN(at); err == nil {
+			return lsn, nil
 		}
-		return lsn, nil
 	}
-	return 0, &Error{Code: CodeRestored, Detail: fmt.Sprintf("timeline %d is not in the history of timeline %d: this server did not come from the one that was published from", old, current),
-		Fix: "check that --database names the right primary; outboxd adopt goes on from the slot's position"}
+	return 0, &Error{Code: CodeRestored, Detail: fmt.Sprintf("timeline %d is not in the history of this server: it did not come from the one that was published from", old),
+		Fix: fmt.Sprintf("check that --database names the current primary. If it does: outboxd adopt --pipeline %s goes on from the slot's position", cfg.Pipeline)}
+}
+
+// slotOwner returns the pipeline other than cfg's that has the slot in its
+// witness, "" when none has.
+func slotOwner(ctx context.Context, conn *pgx.Conn, cfg *Config) (string, error) {
+	var owner string
+	err := conn.QueryRow(ctx, "SELECT coalesce(min(pipeline), '') FROM outboxd.witness WHERE slot = $1 AND pipeline <> $2", cfg.Slot, cfg.Pipeline).Scan(&owner)
+	if err != nil {
+		return "", queryError("look whose slot it is", err)
+	}
+	return owner, nil
 }

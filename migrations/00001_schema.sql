@@ -17,6 +17,7 @@ CREATE TABLE outboxd.witness (
     acked_lsn               pg_lsn      NOT NULL,
     acked_commit            pg_lsn      NOT NULL DEFAULT '0/0',
     acked_events            bigint      NOT NULL DEFAULT 0,
+    checked_lsn             pg_lsn      NOT NULL DEFAULT '0/0',
     version                 bigint      NOT NULL DEFAULT 0,
     holder                  text        NOT NULL DEFAULT '',
     updated_at              timestamptz NOT NULL DEFAULT now()
@@ -26,6 +27,7 @@ COMMENT ON TABLE outboxd.witness IS 'outboxd: how far each pipeline got; written
 COMMENT ON COLUMN outboxd.witness.outbox_table IS 'schema.name; empty when the pipeline reads messages only';
 COMMENT ON COLUMN outboxd.witness.replay_floor IS 'xid8: every event that may not have been relayed has this xid or a later one';
 COMMENT ON COLUMN outboxd.witness.acked_lsn IS 'everything before it is acked by the broker';
+COMMENT ON COLUMN outboxd.witness.checked_lsn IS 'acked_lsn when the publication was last found to be what it was';
 COMMENT ON COLUMN outboxd.witness.acked_events IS 'how many events of the transaction that commits at acked_commit are acked';
 
 -- The rings: one row for each outbox table that setup made. A row written at

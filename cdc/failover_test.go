@@ -1,0 +1,159 @@
+package cdc_test
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/outboxd/outboxd/internal/devenv"
+)
+
+// ownServer starts a server for this test alone.
+func ownServer(t *testing.T, settings map[string]string) (*devenv.Postgres, *fixture) {
+	t.Helper()
+	server, err := devenv.StartPostgres(t.Context(), devenv.PostgresOptions{Settings: settings})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = server.Close() })
+	return server, fixtureAt(t, server.URL("postgres", "postgres"))
+}
+
+// redial connects the fixture again after its server was away.
+func (f *fixture) redial() {
+	f.t.Helper()
+	_ = f.conn.Close(context.Background())
+	conn, err := pgx.Connect(context.Background(), f.cfg.Database)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	f.conn = conn
+}
+
+// promote starts the stopped server as a standby of nobody and promotes it:
+// what remains of that is a new timeline.
+func promote(t *testing.T, server *devenv.Postgres, f *fixture) {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(server.DataDir(), "standby.signal"), nil, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if err := server.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	f.redial()
+	f.exec("SELECT pg_promote()")
+	f.exec("CHECKPOINT")
+}
+
+func stop(t *testing.T, server *devenv.Postgres) {
+	t.Helper()
+	if err := server.Stop(t.Context(), "fast"); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func shell(t *testing.T, script string, args ...string) {
+	t.Helper()
+	if out, err := exec.Command("sh", append([]string{"-c", script, "sh"}, args...)...).CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", script, err, out)
+	}
+}
+
+// A new timeline alone is no gap, for a relay that lived through it and for a
+// new one, and nothing that was acked comes again.
+func TestNewTimelineIsNoGap(t *testing.T) {
+	for name, lives := range map[string]bool{"same process": true, "new process": false} {
+		t.Run(name, func(t *testing.T) {
+			server, f := ownServer(t, nil)
+			r := f.reader()
+			s := f.session(r)
+			f.exec("INSERT INTO outbox SELECT generate_series(1, 3)")
+			ackAll(r, s.take(3)[:2])
+			s.close()
+			stop(t, server)
+			promote(t, server, f)
+			f.exec("INSERT INTO outbox VALUES (4)")
+			if !lives {
+				r = f.reader()
+			}
+			s = f.session(r)
+			events := s.take(2)
+			if got := ids(events); got != "3 4" || events[0].Position.Epoch != 2 {
+				t.Errorf("got %s, the first at %s; want 3 4 in epoch 2", got, events[0].Position)
+			}
+			ackAll(r, events)
+			s.close()
+			f.session(f.reader()).close()
+		})
+	}
+}
+
+// After an asynchronous failover the new primary lacks what was published last,
+// and uses its LSNs for other transactions: none of those may be taken for one
+// that was published, and the older witness there is no restored database.
+func TestLSNsUsedAgainAfterFailover(t *testing.T) {
+	for name, lives := range map[string]bool{"same process": true, "new process": false} {
+		t.Run(name, func(t *testing.T) {
+			server, f := ownServer(t, nil)
+			r := f.reader()
+			s := f.session(r)
+			f.exec("INSERT INTO outbox VALUES (1)")
+			ackAll(r, s.take(1))
+			s.close()
+			stop(t, server)
+			standby := filepath.Join(t.TempDir(), "standby")
+			shell(t, `cp -a "$1" "$2"`, server.DataDir(), standby)
+			if err := server.Start(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			f.redial()
+			s = f.session(r)
+			f.exec("INSERT INTO outbox SELECT 2, repeat('x', 100) FROM generate_series(1, 9000)") // never reaches the standby
+			ackAll(r, s.take(9000))
+			s.close()
+			stop(t, server)
+			shell(t, `rm -rf "$1"/* && cp -a "$2"/. "$1"`, server.DataDir(), standby)
+			promote(t, server, f)
+			f.exec("INSERT INTO outbox VALUES (3)")
+			if !lives {
+				r = f.reader()
+			}
+			s = f.session(r)
+			events := s.take(1)
+			if events[0].id != "3" || events[0].Position.Epoch != 2 {
+				t.Errorf("got %s at %s, want 3 in epoch 2", events[0].id, events[0].Position)
+			}
+			ackAll(r, events)
+			s.close()
+		})
+	}
+}
+
+// The witness is durable also where commits are not, by default.
+func TestWitnessSurvivesCrashWithAsynchronousCommits(t *testing.T) {
+	server, f := ownServer(t, map[string]string{"synchronous_commit": "off", "wal_writer_delay": "10s"})
+	f.exec("SET synchronous_commit = on")
+	f.exec("CHECKPOINT")
+	r := f.reader()
+	s := f.session(r)
+	f.exec("INSERT INTO outbox VALUES (1)")
+	ackAll(r, s.take(1))
+	eventually(t, witnessLimit, "the witness is written", func() bool { return f.value("SELECT acked_events::text FROM outboxd.witness") == "1" })
+	if err := server.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	<-s.result
+	_ = s.stream.Close(context.Background())
+	if err := server.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	f.redial()
+	if got := f.value("SELECT acked_events::text FROM outboxd.witness"); got != "1" {
+		t.Errorf("after the crash the witness says %s acked events", got)
+	}
+	f.session(r).close()
+}
