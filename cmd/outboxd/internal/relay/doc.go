@@ -29,9 +29,10 @@
 //     (TestRepublishesFromFailed).
 //   - The relay stops in front of a poison event, and only when everything before
 //     it in the WAL is published (TestPoisonRefused, TestPoisonWaitsForTheWorld,
-//     TestCause).
+//     TestCause); not in front of another (TestPoisonPublishedByOther).
 //   - What the world is to blame for is waited for, visibly, and never dropped
-//     (TestHeld, TestClassifyPublisher).
+//     (TestHeld, TestClassifyPublisher); nor is it said to wait when it does not
+//     any more (TestHeldIntoNextEpoch, TestHeldPublishedByOther).
 //   - What is in flight is bounded in number and bytes (pages.go;
 //     TestPagesAgainstOracle, TestPagesBoundBytes).
 //   - A drain is bounded, by seconds when a server waits for us

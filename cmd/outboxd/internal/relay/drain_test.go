@@ -47,22 +47,33 @@ func TestDrainWaitsForAcks(t *testing.T) {
 }
 
 // TestDrainIsBounded by the drain timeout after a stop, by 2 s when replication
-// is lost or the server stops: it waits for us.
+// is lost or the server stops, which waits for us, and by the lower of the two
+// when both are so.
 func TestDrainIsBounded(t *testing.T) {
+	stop := func(b *bench) { b.stop() }
+	broken := func(code cdc.Code) func(*bench) {
+		return func(b *bench) { b.slot.broken <- &cdc.Error{Code: code} }
+	}
+	both := func(b *bench) {
+		b.slot.leave = &cdc.Error{Code: cdc.CodeServerStopping}
+		b.stop()
+	}
 	tests := []struct {
-		name string
-		end  func(b *bench)
-		want time.Duration
+		name          string
+		end           func(b *bench)
+		timeout, want time.Duration
 	}{
-		{"stop", func(b *bench) { b.stop() }, 7 * time.Second},
-		{"server stopping", func(b *bench) { b.slot.broken <- &cdc.Error{Code: cdc.CodeServerStopping} }, 2 * time.Second},
-		{"replication lost", func(b *bench) { b.slot.broken <- &cdc.Error{Code: cdc.CodeUnreachable} }, 2 * time.Second},
+		{"stop", stop, 7 * time.Second, 7 * time.Second},
+		{"server stopping", broken(cdc.CodeServerStopping), 7 * time.Second, 2 * time.Second},
+		{"server stopping at the moment of a stop", both, 7 * time.Second, 2 * time.Second},
+		{"server stopping, short timeout", broken(cdc.CodeServerStopping), time.Second, time.Second},
+		{"replication lost", broken(cdc.CodeUnreachable), 7 * time.Second, 2 * time.Second},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			simulated(t, func(t *testing.T) {
 				b := newBench(t)
-				b.DrainTimeout = 7 * time.Second
+				b.DrainTimeout = tt.timeout
 				b.broker.Stall()
 				b.slot.insert(event(0), "one")
 				b.start()

@@ -27,6 +27,7 @@ var codes = map[cdc.Code]struct {
 	cdc.CodeUnreachable:     {Retry, Retry, 69},
 	cdc.CodeServerStopping:  {Retry, Retry, 69},
 	cdc.CodeLostLead:        {Retry, Retry, 69},
+	cdc.CodeWitness:         {Retry, Retry, 69},
 	cdc.CodeSlotActive:      {Standby, Standby, 69},
 	cdc.CodeAuth:            {Fatal, RetryLate, 77},
 	cdc.CodeNotPrimary:      {Fatal, RetryLate, 78},

@@ -6,16 +6,19 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/outboxd/outboxd/cdc"
 	"github.com/outboxd/outboxd/cmd/outboxd/internal/metrics"
 )
 
-// watch looks once a second whether the session that is up moves, and is the
-// tick that Live looks for.
+// watch looks once a second how far the source is and whether the session that
+// is up moves, and is the tick that Live looks for.
 func (r *Relay) watch(ctx context.Context) {
 	t := time.NewTicker(watchInterval)
 	defer t.Stop()
 	for {
-		r.state.stall(r.stalled(time.Now()))
+		stats := r.Source.Stats()
+		r.state.progress(stats)
+		r.state.stall(r.stalled(time.Now(), stats))
 		r.ticks.Store(time.Now().UnixNano())
 		select {
 		case <-t.C:
@@ -28,14 +31,13 @@ func (r *Relay) watch(ctx context.Context) {
 // stalled says why nothing moves although a session is up; "" when it does.
 // The broker comes first: while it takes nothing, nothing is read either, so
 // that the silence of the server is only a consequence.
-func (r *Relay) stalled(now time.Time) string {
+func (r *Relay) stalled(now time.Time, stats cdc.Stats) string {
 	if p := r.pages.Load(); p != nil {
 		limit := cmp.Or(r.AckLimit, DefaultAckLimit)
 		if oldest := p.oldest(); !oldest.IsZero() && now.Sub(oldest) > limit {
 			return fmt.Sprintf("the broker has not acked the oldest event in flight for more than %s", limit)
 		}
 	}
-	stats := r.Source.Stats()
 	if stats.Streaming && stats.SilenceLimit > 0 && now.Sub(stats.LastReceived) > stats.SilenceLimit {
 		return fmt.Sprintf("nothing has come from the walsender for more than %s", stats.SilenceLimit)
 	}

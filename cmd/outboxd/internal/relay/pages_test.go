@@ -142,11 +142,12 @@ func TestPagesLargeAlone(t *testing.T) {
 	})
 }
 
-// TestPagesIdleReuse: a page all of whose items are acked begins again, so
-// that oldest and the bytes held follow what is in flight.
+// TestPagesIdleReuse: a page all of whose items are acked begins again, though
+// it is neither full nor old, so that oldest and the bytes held follow what is
+// in flight.
 func TestPagesIdleReuse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPages(128, 1000)
+		p := newPages(128, 10_000)
 		for range 1000 {
 			token, _, err := p.take(t.Context(), 900)
 			if err != nil {
@@ -157,7 +158,7 @@ func TestPagesIdleReuse(t *testing.T) {
 			}
 			p.outcome(token)
 			p.release(token)
-			time.Sleep(time.Minute)
+			time.Sleep(pageAge / 2)
 		}
 	})
 }

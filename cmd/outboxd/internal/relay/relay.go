@@ -111,9 +111,9 @@ func (r *Relay) Run(ctx context.Context) error {
 	defer watch.Wait()
 	defer stop()
 
-	var poison *failure
+	var barrier *failure
 	for {
-		s := r.newSession(poison)
+		s := r.newSession(barrier)
 		failure, err := s.run(ctx)
 		if ctx.Err() != nil {
 			r.Metrics.Session("stop")
@@ -126,10 +126,12 @@ func (r *Relay) Run(ctx context.Context) error {
 		}
 		var pending *poisonPending
 		if errors.As(err, &pending) {
-			poison = pending.event
+			barrier = pending.event
 		}
 		attempts := 0
 		if fault.Class == Standby {
+			// By our turn the event may be published, or its limit raised.
+			barrier = nil
 			r.state.standby(fault, err)
 		} else {
 			attempts = r.state.failed(fault, err, failure)

@@ -1,6 +1,7 @@
 package relay_test
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -24,6 +25,8 @@ type script struct {
 	open func(attempt int) error
 	// guard answers Stream.Guard. Nil always allows.
 	guard func() error
+	// leave is what Stream.Run returns when its ctx ends. Nil: the cause.
+	leave error
 	// published says whether an event may be acked, by its id. Nil: any.
 	published func(id string) bool
 
@@ -33,14 +36,23 @@ type script struct {
 	broken   chan error    // ends Stream.Run
 
 	attempts int
+	taken    bool          // another relay has the slot
+	epoch    uint16        // of the sessions to come
 	stream   *scriptStream // that is open
-	tokens   map[uint64]cdc.Position
-	ids      map[cdc.Position]string
-	acked    map[cdc.Position]bool
+	tokens   map[uint64]place
+	ids      map[place]string
+	acked    map[place]bool
+	prefix   int      // messages at the beginning with nothing to ack
 	acks     []string // ids, in the order of the acks
 	opened   int
 	closed   []time.Time
 	stats    cdc.Stats
+}
+
+// place is where an event stands in the WAL, whatever the epoch.
+type place struct {
+	commit  cdc.LSN
+	ordinal uint32
 }
 
 // message is a committed change that holds events.
@@ -52,7 +64,7 @@ type message struct {
 func newScript(t testing.TB) *script {
 	return &script{
 		t: t, changed: make(chan struct{}), broken: make(chan error),
-		tokens: map[uint64]cdc.Position{}, ids: map[cdc.Position]string{}, acked: map[cdc.Position]bool{},
+		epoch: 1, tokens: map[uint64]place{}, ids: map[place]string{}, acked: map[place]bool{},
 		stats: cdc.Stats{SilenceLimit: time.Hour},
 	}
 }
@@ -98,6 +110,9 @@ func (s *script) Open(context.Context) (relay.Stream, error) {
 	if s.stream != nil {
 		s.t.Error("a session was opened before the last one was closed")
 	}
+	if s.taken {
+		return nil, &cdc.Error{Code: cdc.CodeSlotActive, Detail: "held by another"}
+	}
 	if s.open != nil {
 		if err := s.open(s.attempts); err != nil {
 			return nil, err
@@ -105,7 +120,7 @@ func (s *script) Open(context.Context) (relay.Stream, error) {
 	}
 	s.opened++
 	s.stream = &scriptStream{s}
-	s.stats.Streaming, s.stats.LastReceived, s.stats.Epoch = true, time.Now(), 1
+	s.stats.Streaming, s.stats.LastReceived, s.stats.Epoch = true, time.Now(), s.epoch
 	return s.stream, nil
 }
 
@@ -132,7 +147,35 @@ func (s *script) Ack(token uint64) {
 func (s *script) Stats() cdc.Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	for s.prefix < len(s.messages) && s.settled(&s.messages[s.prefix]) {
+		s.stats.Acked = s.messages[s.prefix].Commit + 0x80 // the record's end
+		s.prefix++
+	}
 	return s.stats
+}
+
+// settled says whether every event of m is acked. The caller holds mu.
+func (s *script) settled(m *message) bool {
+	for ordinal := range m.ids {
+		if !s.acked[place{m.Commit, uint32(ordinal)}] {
+			return false
+		}
+	}
+	return true
+}
+
+// take gives the slot to another relay, or takes it back.
+func (s *script) take(taken bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.taken = taken
+}
+
+// failOver begins a new epoch with the next session.
+func (s *script) failOver() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.epoch++
 }
 
 func (s *script) ackedIDs() string {
@@ -147,9 +190,24 @@ func (s *script) forget() {
 	defer s.mu.Unlock()
 	for i := range s.messages {
 		for ordinal := range s.messages[i].ids {
-			s.acked[cdc.Position{Epoch: 1, Commit: s.messages[i].Commit, Ordinal: uint32(ordinal)}] = true
+			s.acked[place{s.messages[i].Commit, uint32(ordinal)}] = true
 		}
 	}
+}
+
+// forgetFirst takes the first event of the first message for published by
+// another relay.
+func (s *script) forgetFirst() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.acked[place{commit: s.messages[0].Commit}] = true
+}
+
+// lose takes what is not acked out of the WAL.
+func (s *script) lose() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.messages = slices.DeleteFunc(s.messages, func(m message) bool { return !s.settled(&m) })
 }
 
 // sessions returns how many were opened, and when each was closed.
@@ -205,7 +263,7 @@ func (s *script) wait(ctx context.Context, i int) (message, error) {
 		case err := <-s.broken:
 			return message{}, err
 		case <-ctx.Done():
-			return message{}, context.Cause(ctx)
+			return message{}, cmp.Or(s.leave, context.Cause(ctx))
 		}
 	}
 }
@@ -215,15 +273,16 @@ func (s *script) deliver(ctx context.Context, m message, h cdc.Handler) error {
 	next := func() (cdc.Delivery, bool) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		p := cdc.Position{Epoch: 1, Commit: m.Commit, Ordinal: uint32(calls)}
+		p := place{m.Commit, uint32(calls)}
+		position := cdc.Position{Epoch: s.stats.Epoch, Commit: p.commit, Ordinal: p.ordinal}
 		s.ids[p] = m.ids[calls]
 		calls++
 		if s.acked[p] {
-			return cdc.Delivery{Position: p}, false
+			return cdc.Delivery{Position: position}, false
 		}
 		token := uint64(len(s.tokens) + 1000)
 		s.tokens[token] = p
-		return cdc.Delivery{Position: p, Token: token}, true
+		return cdc.Delivery{Position: position, Token: token}, true
 	}
 	err := h(ctx, cdc.NewMessage(m.Message, next))
 	if err == nil && calls != len(m.ids) {

@@ -98,12 +98,15 @@ func (s *session) openPublisher(ctx context.Context) (publisher.Publisher, error
 // and confirms it.
 func (s *session) drain(ctx context.Context, cause error) {
 	bound := cmp.Or(s.relay.DrainTimeout, DefaultDrainTimeout)
+	// Also when a stop was asked for at the same moment: a server that stops
+	// must not wait for us.
+	if replicationLost(cause) {
+		bound = min(bound, lostDrainTimeout)
+	}
 	// A session that failed leaves its rest to the next one; after a stop it is
 	// for the operator to know that there is a rest.
 	level := slog.LevelDebug
-	if ctx.Err() == nil && replicationLost(cause) {
-		bound = lostDrainTimeout
-	} else if ctx.Err() != nil {
+	if ctx.Err() != nil {
 		s.state.stop(Stopping)
 		level = slog.LevelWarn
 	}
@@ -209,7 +212,10 @@ func (s *session) handleEmitted(ctx context.Context, m *cdc.Message) error {
 // what was wrong with the event when it was read.
 func (s *session) publish(ctx context.Context, m *cdc.Message, delivery cdc.Delivery, bad error) error {
 	s.relay.Metrics.Received()
-	if s.barrier != nil && compare(delivery.Position, s.barrier.position) >= 0 {
+	// An event behind the barrier means that the barrier's own does not come any
+	// more: another relay published it, or it has another position in a new
+	// epoch, where it is judged anew.
+	if s.barrier != nil && delivery.Position == s.barrier.position {
 		return errBarrier
 	}
 	s.event.Position, s.event.CommitTime = delivery.Position, m.CommitTime

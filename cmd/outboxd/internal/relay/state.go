@@ -36,6 +36,7 @@ type state struct {
 	since    time.Time
 	attempts int // failed sessions since the last change to Streaming or StandingBy
 	leader   bool
+	running  bool   // a session is up
 	stalled  string // why a session that is up does not move; "": it does
 
 	history history
@@ -44,9 +45,10 @@ type state struct {
 	oldest time.Time
 
 	// pending is the event whose failure ended the last session. The phase
-	// becomes Streaming again with its ack and not before: a session that is up
-	// says nothing about a topic that is missing. Read for each ack, so it is
-	// outside mu.
+	// becomes Streaming again when it is acked or passed, and not before: a
+	// session that is up says nothing about a topic that is missing, nor does the
+	// ack of a later event, which may go elsewhere. Changed under mu; read for
+	// each ack, so without it.
 	pending atomic.Pointer[cdc.Position]
 }
 
@@ -67,8 +69,27 @@ func (s *state) up(epoch uint16) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.history.broker = true
+	s.running = true
 	if s.pending.Load() == nil {
 		s.streaming(slog.Int("epoch", int(epoch)))
+	}
+}
+
+// progress says how far the source is. The pending event is done with, without
+// an ack of ours, when the acked prefix is past it, because another relay
+// published it, or when a new epoch has begun, in which it comes under another
+// position or not at all.
+func (s *state) progress(stats cdc.Stats) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := s.pending.Load()
+	if p == nil || p.Epoch > stats.Epoch || p.Epoch == stats.Epoch && p.Commit >= stats.Acked {
+		return
+	}
+	s.pending.Store(nil)
+	s.oldest = time.Time{}
+	if s.running {
+		s.streaming(slog.Int("epoch", int(stats.Epoch)))
 	}
 }
 
@@ -134,6 +155,7 @@ func (s *state) failed(f Fault, err error, failure *failure) (attempts int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.attempts++
+	s.running = false
 	phase := Retrying
 	if f.Class == Held {
 		phase = Holding

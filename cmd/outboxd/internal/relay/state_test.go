@@ -2,6 +2,8 @@ package relay_test
 
 import (
 	"context"
+	"errors"
+	"strconv"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -84,24 +86,11 @@ func TestOutagesAreTold(t *testing.T) {
 func TestLeaderBecomesStandby(t *testing.T) {
 	simulated(t, func(t *testing.T) {
 		b := newBench(t)
-		var taken, held atomic.Bool
-		held.Store(true)
-		b.slot.open = func(int) error {
-			if taken.Load() {
-				return &cdc.Error{Code: cdc.CodeSlotActive, Detail: "held by another"}
-			}
-			return nil
-		}
-		b.broker.Script = func(r *publisher.Record) publishertest.Answer {
-			if held.Load() {
-				return publishertest.Answer{Err: &publisher.HeldError{Reason: "missing_topic", Target: r.Topic}}
-			}
-			return publishertest.Answer{}
-		}
+		b.broker.Script = missing(&atomic.Bool{})
 		b.slot.insert(event(0), "one")
 		b.start()
 		settle(10 * time.Second)
-		taken.Store(true)
+		b.slot.take(true)
 		settle(10 * time.Second)
 		if s := b.Status(); s.Phase != relay.StandingBy || !s.Ready {
 			t.Errorf("status %+v", s)
@@ -109,7 +98,7 @@ func TestLeaderBecomesStandby(t *testing.T) {
 		b.expect("leader", b.exposed("outboxd_leader"), "0")
 		b.expect("age", b.exposed("outboxd_oldest_unpublished_age_seconds"), "0")
 		b.slot.forget() // the other relay published it and confirmed
-		taken.Store(false)
+		b.slot.take(false)
 		settle(10 * time.Second)
 		if s := b.Status(); s.Phase != relay.Streaming || !s.Ready {
 			t.Errorf("status %+v", s)
@@ -168,6 +157,209 @@ func TestStandbyHasProvenTheLogin(t *testing.T) {
 		b.start()
 		settle(time.Minute)
 		b.expect("stored", b.stored(), event(0))
+		if err := b.finish(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// missing answers that the topic is missing, until found is set.
+func missing(found *atomic.Bool) func(*publisher.Record) publishertest.Answer {
+	return func(r *publisher.Record) publishertest.Answer {
+		if !found.Load() {
+			return publishertest.Answer{Err: &publisher.HeldError{Reason: "missing_topic", Target: r.Topic}}
+		}
+		return publishertest.Answer{}
+	}
+}
+
+// expectFlowing checks that nothing is said to wait.
+func (b *bench) expectFlowing() {
+	b.t.Helper()
+	if s := b.Status(); s.Phase != relay.Streaming || !s.Ready {
+		b.t.Errorf("everything is published; status %+v", s)
+	}
+	b.expect("age", b.exposed("outboxd_oldest_unpublished_age_seconds"), "0")
+}
+
+// TestHeldIntoNextEpoch: the server fails over while an event is held. It comes
+// again under another position, whose ack must end the wait.
+func TestHeldIntoNextEpoch(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		b := newBench(t)
+		var found atomic.Bool
+		b.broker.Script = missing(&found)
+		b.slot.insert(event(0), "one")
+		b.start()
+		settle(30 * time.Second)
+		b.slot.failOver()
+		settle(30 * time.Second)
+		if s := b.Status(); s.Phase != relay.Holding || s.Ready {
+			t.Errorf("held in the new epoch, too; status %+v", s)
+		}
+		b.slot.failOver()
+		found.Store(true)
+		settle(time.Minute)
+		b.slot.insert(event(1), "one")
+		settle(time.Second)
+		b.expect("stored", b.stored(), event(0)+" "+event(1))
+		b.expectFlowing()
+		if err := b.finish(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestHeldNoMoreInNextEpoch: the new primary never had the event's transaction.
+// No ack will come, and none is waited for.
+func TestHeldNoMoreInNextEpoch(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		b := newBench(t)
+		b.broker.Script = missing(&atomic.Bool{})
+		b.slot.insert(event(0), "one")
+		b.start()
+		settle(30 * time.Second)
+		b.slot.lose()
+		b.slot.failOver()
+		settle(10 * time.Second)
+		b.expect("stored", b.stored(), "")
+		b.expectFlowing()
+		if err := b.finish(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestHeldPublishedByOther: another relay published the event in the pause
+// between two sessions of this one, and is gone again. No further event comes.
+func TestHeldPublishedByOther(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		b := newBench(t)
+		b.broker.Script = missing(&atomic.Bool{})
+		b.slot.insert(event(0), "one")
+		b.start()
+		settle(30 * time.Second)
+		b.slot.forget()
+		settle(10 * time.Second)
+		b.expect("stored", b.stored(), "")
+		b.expectFlowing()
+		if err := b.finish(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestHeldInPublishedPart: the event is in a transaction of which another relay
+// published a part. Only the end of the transaction says that it is past.
+func TestHeldInPublishedPart(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		b := newBench(t)
+		var found atomic.Bool
+		b.broker.Script = func(r *publisher.Record) publishertest.Answer {
+			answer := missing(&found)(r)
+			if r.ID == id2 {
+				answer.After = 10 * time.Second
+			}
+			return answer
+		}
+		b.slot.commit(emit(`{"events":[
+			{"id":"`+id1+`","aggregatetype":"order","aggregateid":"7","type":"placed","payload":{}},
+			{"id":"`+id2+`","aggregatetype":"order","aggregateid":"7","type":"paid","payload":{}}]}`, id1, id2))
+		b.start()
+		settle(30 * time.Second)
+		b.slot.forgetFirst()
+		found.Store(true)
+		settle(8 * time.Second)
+		if s := b.Status(); s.Phase != relay.Holding {
+			t.Errorf("the rest of the transaction is under way; status %+v", s)
+		}
+		settle(10 * time.Second)
+		b.expect("stored", b.stored(), id2)
+		b.expectFlowing()
+		if err := b.finish(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestHeldBesideOthers: acks of later events, which go elsewhere, do not say
+// that the held one is on its way.
+func TestHeldBesideOthers(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		b := newBench(t)
+		b.broker.Lanes = 64 // a key a lane, nearly
+		b.broker.Script = func(r *publisher.Record) publishertest.Answer {
+			if r.ID == event(0) {
+				return publishertest.Answer{After: time.Second, Err: &publisher.HeldError{Reason: "missing_topic", Target: r.Topic}}
+			}
+			return publishertest.Answer{}
+		}
+		b.slot.insert(event(0), "a")
+		b.start()
+		for i := range 20 {
+			settle(3 * time.Second)
+			b.slot.insert(event(i+1), "b")
+			settle(time.Second)
+			if s := b.Status(); s.Phase != relay.Holding || s.Ready {
+				t.Fatalf("after %s: status %+v", event(i+1), s)
+			}
+		}
+		if n := b.logged.count("msg=streaming"); n != 1 || !b.has(event(15)) {
+			t.Errorf("called itself streaming %d times, stored %s", n, b.stored())
+		}
+		if err := b.finish(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestPublishedByOtherWithoutSession: what was held is past, and the database is
+// away: that is not streaming.
+func TestPublishedByOtherWithoutSession(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		b := newBench(t)
+		var away atomic.Bool
+		b.broker.Script = missing(&atomic.Bool{})
+		b.slot.open = func(int) error {
+			if away.Load() {
+				return &cdc.Error{Code: cdc.CodeUnreachable, Detail: "away"}
+			}
+			return nil
+		}
+		b.slot.insert(event(0), "one")
+		b.start()
+		settle(30 * time.Second)
+		away.Store(true)
+		b.slot.forget()
+		for range 60 {
+			settle(500 * time.Millisecond)
+			if s := b.Status(); s.Phase == relay.Streaming || s.Ready {
+				t.Fatalf("status %+v", s)
+			}
+		}
+		away.Store(false)
+		settle(10 * time.Second)
+		b.expectFlowing()
+		if err := b.finish(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestBrokerAwayIsTold once, though each attempt takes the slot and lets go of
+// it.
+func TestBrokerAwayIsTold(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		b := newBench(t)
+		b.OpenPublisher = func(context.Context, publisher.Done, publisher.Guard) (publisher.Publisher, error) {
+			return nil, errors.New("connection refused")
+		}
+		b.start()
+		settle(10 * time.Minute)
+		if opened, _ := b.slot.sessions(); opened < 100 {
+			t.Errorf("%d attempts", opened)
+		}
+		b.expect("log lines", strconv.Itoa(b.logged.count("\n")), "1")
 		if err := b.finish(); err != nil {
 			t.Error(err)
 		}
