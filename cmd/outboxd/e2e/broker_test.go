@@ -360,6 +360,32 @@ func TestIdleOutboxBesideBusyTable(t *testing.T) {
 	t.Error("the server never was idle")
 }
 
+// TestIdleOutboxWithoutBroker: the slot follows also while the broker is away,
+// as long as there is no event for it, and an event waits for it.
+func TestIdleOutboxWithoutBroker(t *testing.T) {
+	server, err := devenv.StartPostgres(t.Context(), devenv.PostgresOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = server.Close() })
+	s := newSite(t, server.URL("postgres", "postgres"))
+	s.run("--broker", "kafka://127.0.0.1:1")
+	follows := func(lsn string) func() bool {
+		return func() bool {
+			return s.value("SELECT (confirmed_flush_lsn >= '"+lsn+"')::text FROM pg_replication_slots WHERE slot_name LIKE '%"+s.pipeline+"%'") == "true"
+		}
+	}
+	s.exec("CREATE TABLE busy AS SELECT i, repeat('x', 1000) FROM generate_series(1, 50000) i")
+	eventually(t, 40*time.Second, "the slot follows", follows(s.value("SELECT pg_current_wal_lsn()::text")))
+	s.exec(`INSERT INTO outbox (id, aggregatetype, aggregateid, type) VALUES (gen_random_uuid(), 'order', '1', 'order.placed')`)
+	held := s.value("SELECT pg_current_wal_lsn()::text")
+	s.exec("INSERT INTO busy SELECT i, repeat('x', 1000) FROM generate_series(1, 50000) i")
+	<-time.After(15 * time.Second)
+	if follows(held)() {
+		t.Error("an event that no broker took is confirmed")
+	}
+}
+
 // TestFastShutdownFarBehind: a fast shutdown ends within 5 s with the slot 1 GB
 // behind a broker that is away.
 func TestFastShutdownFarBehind(t *testing.T) {

@@ -32,6 +32,10 @@ const (
 	// and nothing is read.
 	openTimeout = 30 * time.Second
 
+	// idleTime is how long a session without a broker follows the slot before
+	// the broker is tried again.
+	idleTime = 3 * time.Second
+
 	// Pauses between sessions, before jitter.
 	firstPause   = 100 * time.Millisecond
 	longestPause = 5 * time.Second

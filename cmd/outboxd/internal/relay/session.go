@@ -77,9 +77,26 @@ func (s *session) run(ctx context.Context) (*failure, error) {
 	if s.pub, err = s.openPublisher(running); err == nil {
 		s.state.up(s.relay.Source.Stats().Epoch)
 		err = stream.Run(running, s.handle)
+	} else if class := classify(err, s.state.worked()).Class; !s.relay.FailFast && (class == Retry || class == Held) {
+		err = s.idle(running, err)
 	}
 	s.drain(ctx, err)
 	return s.cause(err)
+}
+
+// idle follows the slot for a while without a broker, until there is an event
+// for it: while the outbox is idle the WAL of its neighbours must not pile up
+// behind a slot only because a broker is away. It returns away, which is why
+// there is none, or why the stream ended.
+func (s *session) idle(ctx context.Context, away error) error {
+	over := errors.New("time for another attempt")
+	ctx, cancel := context.WithTimeoutCause(ctx, idleTime, over)
+	defer cancel()
+	err := s.stream.Run(ctx, func(context.Context, *cdc.Message) error { return over })
+	if errors.Is(err, over) {
+		return away
+	}
+	return err
 }
 
 func (s *session) openPublisher(ctx context.Context) (publisher.Publisher, error) {
