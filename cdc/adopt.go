@@ -16,6 +16,9 @@ type Gap struct {
 	// Acked is the last position that the pipeline published everything
 	// before. Slot is where the slot stands and the stream would go on.
 	Acked, Slot LSN
+	// Floor is the replay floor, an xid8: every row of the table that may not
+	// have been published has this xid or a later one.
+	Floor string
 	// Epoch is the one that the pipeline has, or gets when the gap is
 	// accepted.
 	Epoch uint16
@@ -78,7 +81,7 @@ func (g Gap) Accept(ctx context.Context, cfg Config) error {
 
 // compare lists what differs and says what the witness becomes.
 func compare(cfg *Config, w *witness, st *slotState, pub publication, system pglogrepl.IdentifySystemResult) Gap {
-	g := Gap{Acked: w.acked.confirm, Slot: st.confirmed, Epoch: w.epoch}
+	g := Gap{Acked: w.acked.confirm, Slot: st.confirmed, Floor: w.floor, Epoch: w.epoch}
 	for _, err := range []error{
 		checkSystem(cfg, w, system.SystemID, system.Timeline),
 		checkConfirmed(cfg, st, w),

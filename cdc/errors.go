@@ -35,6 +35,7 @@ const (
 	CodeSlotMissing     Code = "slot_missing"
 	CodeSlotWrong       Code = "slot_wrong" // another plugin or database
 	CodePublication     Code = "publication_missing"
+	CodeColumns         Code = "missing_columns" // the table, as it is published, lacks what CheckColumns wants
 	CodePublicationGap  Code = "publication_gap" // the publication does not, or for a while did not, cover the table
 	CodeSlotLost        Code = "slot_lost"       // the server removed WAL that the slot needs
 	CodeSlotForeign     Code = "slot_foreign"    // recreated, or advanced by someone else

@@ -90,7 +90,7 @@ func (k *keeper) tick(ctx context.Context) *Error {
 		}
 		trouble = asError(err)
 		switch trouble.Code {
-		case CodeLostLead, CodePublication, CodePublicationGap, CodePrivilege, CodeServerStopping:
+		case CodeLostLead, CodePublication, CodePublicationGap, CodeColumns, CodePrivilege, CodeServerStopping:
 			return trouble
 		}
 		if k.conn.IsClosed() {

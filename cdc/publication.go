@@ -74,7 +74,7 @@ func inspectPublication(ctx context.Context, conn *pgx.Conn, version int, cfg *C
 	}
 	if cfg.CheckColumns != nil {
 		if err := cfg.CheckColumns(columns); err != nil {
-			return p, &Error{Code: CodePublicationGap, Detail: "check what the publication carries", Err: err}
+			return p, &Error{Code: CodeColumns, Detail: "check the published columns", Err: err}
 		}
 	}
 	return p, nil

@@ -88,11 +88,16 @@ func readSlot(ctx context.Context, conn *pgx.Conn, version int, slot string) (*s
 // checkSlot names what is wrong with the slot st, given the pipeline's witness;
 // either may be missing (nil).
 func checkSlot(cfg *Config, st *slotState, w *witness) error {
+	mend := ""
+	if w != nil && cfg.Table != "" {
+		mend = fmt.Sprintf("what may be missing, in a table that setup made: SELECT * FROM %s WHERE xid >= '%s' ORDER BY seq; look before the next step. ", cfg.Table, w.floor)
+	}
+	mend += fmt.Sprintf("To begin again from now and accept the gap: outboxd teardown --pipeline %s, then outboxd setup --pipeline %[1]s", cfg.Pipeline)
 	switch {
 	case st == nil && w != nil:
 		return &Error{Code: CodeSlotMissing,
 			Detail: fmt.Sprintf("slot %q is gone; everything up to %s was published, what was committed after it is not known to the server any more", cfg.Slot, w.acked.confirm),
-			Fix:    fmt.Sprintf("nothing was skipped yet. To begin again from now and accept the gap: outboxd teardown --pipeline %s, then outboxd setup --pipeline %[1]s", cfg.Pipeline)}
+			Fix:    mend}
 	case st == nil:
 		return &Error{Code: CodeSlotMissing, Detail: fmt.Sprintf("slot %q does not exist", cfg.Slot),
 			Fix: fmt.Sprintf("outboxd setup --pipeline %s, or run with --setup", cfg.Pipeline)}
@@ -113,7 +118,7 @@ func checkSlot(cfg *Config, st *slotState, w *witness) error {
 		}
 		return &Error{Code: CodeSlotLost,
 			Detail: fmt.Sprintf("slot %q was invalidated: %s; events committed after %s can no longer be read from it", cfg.Slot, why, from),
-			Fix:    fmt.Sprintf("to begin again from now and accept the gap: outboxd teardown --pipeline %s, then outboxd setup --pipeline %[1]s", cfg.Pipeline)}
+			Fix:    mend}
 	case st.activePID != 0:
 		return slotActive(cfg, st)
 	}

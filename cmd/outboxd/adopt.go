@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -41,6 +42,10 @@ func adopt(ctx context.Context, s streams, names *pipelineOptions, yes bool) err
 	}
 	cfg := cdc.Config{Database: names.database, Pipeline: id.Pipeline, Slot: id.Slot, Publication: id.Publication, Table: id.Table()}
 	gap, err := cdc.FindGap(ctx, cfg)
+	var active *cdc.Error
+	if errors.As(err, &active) && active.Code == cdc.CodeSlotActive {
+		active.Fix = "stop the relay first"
+	}
 	if err != nil {
 		return err
 	}
@@ -52,6 +57,7 @@ func adopt(ctx context.Context, s streams, names *pipelineOptions, yes bool) err
 		fmt.Fprintf(s.out, "found      %s\n", finding)
 	}
 	fmt.Fprintf(s.out, "published  everything before %s\n", gap.Acked)
+	fmt.Fprintf(s.out, "look at    SELECT * FROM %s WHERE xid >= '%s' ORDER BY seq; -- what may not be published, in a table that setup made\n", id.Table(), gap.Floor)
 	fmt.Fprintf(s.out, "goes on    from %s, epoch %d\n", gap.Slot, gap.Epoch)
 	if !yes {
 		fmt.Fprintf(s.out, "type the pipeline's name (%s) to accept that what lies between is not published: ", id.Pipeline)

@@ -92,8 +92,8 @@ func TestJudge(t *testing.T) {
 			if !strings.Contains(v.String(), tt.want) {
 				t.Errorf("got  %s\nwant %s", v, tt.want)
 			}
-			if ok := tt.want == tests[0].want; v.OK(0) != ok {
-				t.Errorf("OK is %v", v.OK(0))
+			if ok := tt.want == tests[0].want; v.OK(0, 0) != ok {
+				t.Errorf("OK is %v", v.OK(0, 0))
 			}
 		})
 	}
@@ -102,7 +102,12 @@ func TestJudge(t *testing.T) {
 func TestOKAllowsDuplicatesUpToBound(t *testing.T) {
 	w, d := history()
 	v := checker.Judge(w, append(d, d[len(d)-3:]...))
-	if v.OK(2) || !v.OK(3) {
-		t.Errorf("three duplicates: OK(2) is %v, OK(3) is %v", v.OK(2), v.OK(3))
+	if v.OK(2, 0) || !v.OK(3, 0) {
+		t.Errorf("three duplicates: with 2 allowed %v, with 3 %v", v.OK(2, 0), v.OK(3, 0))
+	}
+	w, d = history()
+	v = checker.Judge(w, append(d, d[at(d, "e1-3")]))
+	if v.OK(1, 0) || !v.OK(1, 1) {
+		t.Errorf("one straggler: with 0 allowed %v, with 1 %v", v.OK(1, 0), v.OK(1, 1))
 	}
 }

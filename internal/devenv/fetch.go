@@ -70,6 +70,12 @@ func fetchHere(version, dir string) error {
 		return err
 	}
 	scratch := filepath.Join(dir, "scratch")
+	if err := os.MkdirAll(scratch, 0o700); err != nil {
+		return err
+	}
+	if err := os.Setenv("TMPDIR", scratch); err != nil { // the library leaves its log there
+		return err
+	}
 	server := embeddedpostgres.NewDatabase(embeddedpostgres.DefaultConfig().
 		Version(embeddedpostgres.PostgresVersion(version)).
 		BinariesPath(filepath.Join(dir, "pg")).

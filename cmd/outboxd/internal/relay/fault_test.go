@@ -41,6 +41,7 @@ var codes = map[cdc.Code]struct {
 	cdc.CodeSlotMissing:     {Fatal, Fatal, 78},
 	cdc.CodeSlotWrong:       {Fatal, Fatal, 78},
 	cdc.CodePublication:     {Fatal, Fatal, 78},
+	cdc.CodeColumns:         {Fatal, Fatal, 78},
 	cdc.CodePublicationGap:  {Fatal, Fatal, 78},
 	cdc.CodeSlotLost:        {Fatal, Fatal, 78},
 	cdc.CodeSlotForeign:     {Fatal, Fatal, 78},

@@ -153,6 +153,25 @@ func TestHeld(t *testing.T) {
 	})
 }
 
+// TestStopWhileHeld: a stop tells of the event that waits.
+func TestStopWhileHeld(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		b := newBench(t)
+		b.broker.Script = func(*publisher.Record) publishertest.Answer {
+			return publishertest.Answer{Err: &publisher.HeldError{Reason: "missing_topic", Target: "t"}}
+		}
+		b.slot.insert(event(0), "one")
+		b.start()
+		settle(10 * time.Second)
+		if err := b.finish(); err != nil {
+			t.Error(err)
+		}
+		if n := b.logged.count("with an event that waits"); n != 1 {
+			t.Errorf("%d lines tell of the event:\n%s", n, b.logged)
+		}
+	})
+}
+
 func TestStandby(t *testing.T) {
 	simulated(t, func(t *testing.T) {
 		b := newBench(t)

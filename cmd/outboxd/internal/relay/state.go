@@ -187,9 +187,15 @@ func (s *state) failed(f Fault, err error, failure *failure) (attempts int) {
 func (s *state) stop(phase Phase) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.enter(phase, Fault{}, "") {
-		s.log.Info(string(phase))
+	waiting, code := s.pending.Load(), s.fault.Code
+	if !s.enter(phase, Fault{}, "") {
+		return
 	}
+	if waiting != nil && code != "" {
+		s.log.Warn(string(phase)+" with an event that waits; it stays in the slot", "position", waiting.String(), "code", code)
+		return
+	}
+	s.log.Info(string(phase))
 }
 
 // stall says why a session that is up does not move; "" that it does.

@@ -82,7 +82,34 @@ func teardown(ctx context.Context, conn *pgx.Conn, o TeardownOptions, s *setting
 			return err
 		}
 	}
+	if err := rehearse(ctx, conn, removals); err != nil {
+		return err
+	}
 	return remove(ctx, conn, s, removals, report)
+}
+
+// rehearse drops everything but the slot and takes it back: who may not drop
+// what comes later must not have dropped the slot, which nothing brings back.
+func rehearse(ctx context.Context, conn *pgx.Conn, removals []removal) error {
+	script := "BEGIN; SET LOCAL lock_timeout = '" + ddlLockTimeout + "'"
+	for _, r := range removals[1:] {
+		if r.found && r.keep == "" {
+			script += "; " + r.sql
+		}
+	}
+	_, err := conn.PgConn().Exec(ctx, script).ReadAll()
+	if _, rollback := conn.Exec(ctx, "ROLLBACK"); err == nil {
+		err = rollback
+	}
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) && pgErr.Code == "42501" {
+		return &cdc.Error{Code: cdc.CodePrivilege, Detail: "a privilege is missing, nothing was dropped", Err: err,
+			Fix: "run teardown as the owner of the database and the tables, with REPLICATION"}
+	}
+	if err != nil {
+		return fmt.Errorf("try to drop what belongs to the pipeline: %w", err)
+	}
+	return nil
 }
 
 // follow takes the names that the witness has, unless others were given.
@@ -123,6 +150,7 @@ func slotHeld(name, by string, err error) error {
 		Fix: "stop the relay first", Err: err}
 }
 
+// removals lists what belongs to the pipeline, the slot first.
 func removals(ctx context.Context, conn *pgx.Conn, o TeardownOptions, s *settings, st *state) ([]removal, error) {
 	var onPublication, onTable int // other pipelines
 	if st.schemaVersion > 0 {
@@ -136,7 +164,7 @@ func removals(ctx context.Context, conn *pgx.Conn, o TeardownOptions, s *setting
 		sql: "DROP PUBLICATION " + quote(s.Publication)}
 	switch {
 	case onPublication > 0:
-		publication.keep = fmt.Sprintf("%d other pipelines read it", onPublication)
+		publication.keep = "another pipeline reads it"
 	case st.publication != nil && (st.publication.others > 0 || st.publication.schemas > 0 || st.publication.allTables):
 		publication.keep = "it publishes other tables too"
 	}
@@ -156,7 +184,7 @@ func tableRemoval(o TeardownOptions, s *settings, st *state, readers int) remova
 	case st.ring == nil:
 		r.keep = "setup did not make it"
 	case readers > 0:
-		r.keep = fmt.Sprintf("%d other pipelines read it", readers)
+		r.keep = "another pipeline reads it"
 	}
 	r.sql = fmt.Sprintf("DROP TABLE IF EXISTS %s; DELETE FROM outboxd.ring WHERE outbox_table = %s", s.sql(), literal(s.Table()))
 	for name, table := range st.publishers {

@@ -87,13 +87,31 @@ func TestTeardownKeepsWhatOthersUse(t *testing.T) {
 	d.mustApply(t, first)
 	d.mustApply(t, second)
 	out, err := d.teardown(t, setup.TeardownOptions{Pipeline: first.Pipeline, Yes: true, DropTables: true}, "")
-	if err != nil || count(out, "kept", "publication shared (1 other") != 1 || count(out, "kept", "table public.outbox and all rows in it (1 other") != 1 {
+	if err != nil || count(out, "kept", "publication shared (another pipeline") != 1 || count(out, "kept", "table public.outbox and all rows in it (another pipeline") != 1 {
 		t.Errorf("%v\n%s", err, out)
 	}
 	d.exec(t, "CREATE TABLE more (a int); ALTER PUBLICATION shared ADD TABLE more")
 	out, err = d.teardown(t, setup.TeardownOptions{Pipeline: second.Pipeline, Yes: true}, "")
 	if err != nil || count(out, "kept", "publication shared (it publishes other tables") != 1 {
 		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// Who may not drop everything drops nothing: the slot, above all, cannot be
+// brought back.
+func TestTeardownNeedsAllRights(t *testing.T) {
+	d := newDatabase(t)
+	role, databaseURL := d.role(t, "REPLICATION")
+	o := setup.Options{Pipeline: devtest.Name(t), RelayRole: role}
+	d.mustApply(t, o)
+	var out strings.Builder
+	err := setup.Teardown(t.Context(), setup.TeardownOptions{Database: databaseURL, Pipeline: o.Pipeline, Yes: true}, strings.NewReader(""), &out)
+	fix := wantProblem(t, err, cdc.CodePrivilege, "nothing was dropped")
+	if !strings.Contains(fix, "run teardown as the owner") || count(out.String(), "dropped", "") != 0 {
+		t.Errorf("fix %q\n%s", fix, out.String())
+	}
+	if n := d.text(t, "SELECT count(*)::text FROM pg_replication_slots WHERE database = current_database()"); n != "1" {
+		t.Errorf("%s slots are left, want 1", n)
 	}
 }
 

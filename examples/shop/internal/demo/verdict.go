@@ -87,7 +87,7 @@ type part struct {
 // price of the kill.
 func (v verdict) clean() bool {
 	for _, p := range v {
-		if !p.OK(p.Duplicates) {
+		if !p.OK(p.Duplicates, p.LastDisordered) {
 			return false
 		}
 	}
