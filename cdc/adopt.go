@@ -3,6 +3,7 @@ package cdc
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pglogrepl"
 	"github.com/jackc/pgx/v5"
@@ -41,11 +42,8 @@ func FindGap(ctx context.Context, cfg Config) (Gap, error) {
 		if err != nil {
 			return err
 		}
-		st, err := readSlot(ctx, sql, srv.version, cfg.Slot)
+		st, err := freeSlot(ctx, sql, srv.version, &cfg, w)
 		if err != nil {
-			return err
-		}
-		if err := checkSlot(&cfg, st, w); err != nil {
 			return err
 		}
 		pub, err := inspectPublication(ctx, sql, srv.version, &cfg)
@@ -64,6 +62,28 @@ func FindGap(ctx context.Context, cfg Config) (Gap, error) {
 		return nil
 	})
 	return g, err
+}
+
+// freeWait is how long a server may take to notice that the relay which held
+// the slot has just stopped.
+const freeWait = 5 * time.Second
+
+// freeSlot returns the slot once nobody holds it any more.
+func freeSlot(ctx context.Context, sql *pgx.Conn, version int, cfg *Config, w *witness) (*slotState, error) {
+	for deadline := time.Now().Add(freeWait); ; {
+		st, err := readSlot(ctx, sql, version, cfg.Slot)
+		if err == nil {
+			err = checkSlot(cfg, st, w)
+		}
+		if err == nil || asError(err).Code != CodeSlotActive || time.Now().After(deadline) {
+			return st, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
 }
 
 // Accept makes the server's state the pipeline's: the next session begins where

@@ -159,13 +159,20 @@ func (r *Reader) open(ctx context.Context, sql *pgx.Conn) (*Stream, error) {
 	if err != nil {
 		return nil, err
 	}
-	// First look: fail early, and without disturbing a leader.
-	if err := r.look(ctx, sql, srv); err != nil {
+	// First look: fail early, without disturbing a leader and without holding
+	// the slot for a moment when an operator wants to mend it.
+	w, err := r.look(ctx, sql, srv)
+	if err != nil {
 		return nil, err
 	}
 	pub, err := inspectPublication(ctx, sql, srv.version, &r.cfg)
 	if err != nil {
 		return nil, err
+	}
+	if w != nil {
+		if err := checkFingerprint(&r.cfg, pub, w); err != nil {
+			return nil, err
+		}
 	}
 	timeout := senderTimeout(srv.senderTimeout)
 	repl, err := connectReplication(ctx, &r.cfg, srv.version, timeout)
@@ -180,28 +187,29 @@ func (r *Reader) open(ctx context.Context, sql *pgx.Conn) (*Stream, error) {
 	return s, nil
 }
 
-// look checks slot and witness as far as that can be done without the slot.
-func (r *Reader) look(ctx context.Context, sql *pgx.Conn, srv server) error {
+// look checks slot and witness as far as that can be done without the slot, and
+// returns the witness.
+func (r *Reader) look(ctx context.Context, sql *pgx.Conn, srv server) (*witness, error) {
 	w, err := readWitness(ctx, sql, r.cfg.Pipeline)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	st, err := readSlot(ctx, sql, srv.version, r.cfg.Slot)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if owner, err := slotOwner(ctx, sql, &r.cfg); err != nil {
-		return err
+		return nil, err
 	} else if owner != "" {
-		return &Error{Code: CodeSlotWrong, Detail: fmt.Sprintf("slot %q belongs to pipeline %s", r.cfg.Slot, owner),
+		return nil, &Error{Code: CodeSlotWrong, Detail: fmt.Sprintf("slot %q belongs to pipeline %s", r.cfg.Slot, owner),
 			Fix: fmt.Sprintf("run with --pipeline %s, or name another --slot", owner)}
 	}
 	if st != nil && st.activePID != 0 && w != nil && w.configHash != "" && w.configHash != r.cfg.ConfigHash {
-		return &Error{Code: CodeConfigMismatch,
+		return nil, &Error{Code: CodeConfigMismatch,
 			Detail: fmt.Sprintf("the relay that leads pipeline %s (%s) runs with another configuration", r.cfg.Pipeline, w.holder),
 			Fix:    "give both relays the same flags, or this one another --pipeline"}
 	}
-	return checkSlot(&r.cfg, st, w)
+	return w, checkSlot(&r.cfg, st, w)
 }
 
 // take starts replication and, once the slot is ours and nobody else can write

@@ -282,9 +282,9 @@ func TestConfirmedFollowsOnlyAcks(t *testing.T) {
 		t.Fatalf("confirmed %s with the first event not acked; it was %s", got, before)
 	}
 	r.Ack(events[0].Token)
-	end := f.currentLSN()
 	eventually(t, 10*time.Second, "confirmed reaches the acked position", func() bool { return f.confirmed() >= events[2].Position.Commit })
-	if got := f.confirmed(); got > end+1<<20 {
+	got := f.confirmed() // before the look at the WAL, which others may be writing
+	if end := f.currentLSN(); got > end {
 		t.Errorf("confirmed %s, beyond the WAL %s", got, end)
 	}
 }

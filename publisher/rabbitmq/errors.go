@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -40,10 +41,18 @@ func openError(addr string, err, read error) error {
 }
 
 // tlsAlert says whether the other side ended TLS with an alert: it wants another
-// certificate or protocol version. The alert's own type is not exported.
+// certificate or protocol version. The alert's own type is not exported. It may
+// stand beside a write that failed because the other side had hung up already.
 func tlsAlert(err error) bool {
-	var op *net.OpError
-	return errors.As(err, &op) && op.Op == "remote error"
+	switch e := err.(type) {
+	case *net.OpError:
+		return e.Op == "remote error" || tlsAlert(e.Err)
+	case interface{ Unwrap() []error }:
+		return slices.ContainsFunc(e.Unwrap(), tlsAlert)
+	case interface{ Unwrap() error }:
+		return tlsAlert(e.Unwrap())
+	}
+	return false
 }
 
 // openRefused judges the broker's own answer to connection.open.

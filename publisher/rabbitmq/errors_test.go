@@ -123,3 +123,19 @@ func TestPoisonIsOnlyTheCulprits(t *testing.T) {
 		}
 	}
 }
+
+// The alert may come beside the failure of a write, before or behind it.
+func TestTLSAlertIsFoundBesideOtherErrors(t *testing.T) {
+	alert := &net.OpError{Op: "remote error", Err: errors.New("tls: certificate required")}
+	write := &net.OpError{Op: "write", Err: errors.New("connection reset by peer")}
+	for _, err := range []error{alert, errors.Join(write, alert), errors.Join(alert, write), &net.OpError{Op: "read", Err: alert}} {
+		if !tlsAlert(err) {
+			t.Errorf("no alert in %v", err)
+		}
+	}
+	for _, err := range []error{nil, write, io.EOF, errors.Join(write, io.EOF)} {
+		if tlsAlert(err) {
+			t.Errorf("an alert in %v", err)
+		}
+	}
+}
