@@ -107,6 +107,12 @@ func (s *sandbox) tell(op string, pid int) error {
 	return err
 }
 
+// env is the environment of what runs in the sandbox: all that it writes by
+// itself goes there too.
+func (s *sandbox) env(more ...string) []string {
+	return append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + s.dir, "TMPDIR=" + s.dir}, more...)
+}
+
 func ignoreExit(err error) error {
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
