@@ -50,7 +50,12 @@ func newSandbox(name, stop string) (*sandbox, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &sandbox{
+	return newSandboxAs(cred, name, stop)
+}
+
+// newSandboxAs is newSandbox for processes of another user, nil for our own.
+func newSandboxAs(cred *syscall.Credential, name, stop string) (s *sandbox, err error) {
+	s = &sandbox{
 		dir:  filepath.Join(os.TempDir(), "outboxd-"+name+"-"+strings.ToLower(rand.Text()[:10])),
 		cred: cred,
 	}
