@@ -12,6 +12,8 @@ DEMOFLAGS ?=
 # Packages and flags for go test, such as TESTFLAGS='-run TestName'.
 PACKAGES  ?= ./...
 TESTFLAGS ?=
+# Which mutants: a regular expression on their names. Empty: all.
+MUTANTS   ?=
 # How long each fuzz target runs.
 FUZZTIME  ?= 30s
 
@@ -80,6 +82,10 @@ fuzz: ## Run every fuzz target for FUZZTIME
 	@grep -ro --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' . | sort | while IFS=: read -r file target; do \
 		echo "$${file%/*} $${target#func }"; \
 		go test -run '^$$' -fuzz "^$${target#func }$$" -fuzztime $(FUZZTIME) "$${file%/*}" </dev/null; done
+
+.PHONY: mutants
+mutants: services ## Check that the tests catch every seeded defect (MUTANTS=regexp: those alone)
+	go run ./internal/devenv/cmd/services go run ./internal/mutants/cmd/mutants -run '$(MUTANTS)'
 
 .PHONY: cover
 cover: services ## Write coverage.out and show the total

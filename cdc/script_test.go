@@ -71,6 +71,20 @@ func (s *script) logical(transactional bool, at LSN, content string) *script {
 	return s.wal(at, append(b, content...))
 }
 
+// newScripted returns a stream over conn, without keeper and status writer.
+func newScripted(t *testing.T, conn net.Conn) *Stream {
+	t.Helper()
+	r, err := NewReader(Config{Pipeline: "p", Slot: "s", Publication: "p"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &Stream{r: r, conn: conn, frontend: pgproto3.NewFrontend(conn, conn), pid: pid, timeout: 10 * time.Second,
+		decoder: newDecoder(), wake: make(chan struct{}, 1), queries: context.Background(), started: time.Now()}
+	s.message.next = s.next
+	s.ctx, s.fail = context.WithCancelCause(context.Background())
+	return s
+}
+
 // play runs a stream over the script and returns it with what Run returned.
 // Every event is acked at once, or none is.
 func (s *script) play(ack bool) (*Stream, error) {
@@ -81,14 +95,9 @@ func (s *script) play(ack bool) (*Stream, error) {
 		_, _ = server.Write(s.out)
 		_ = server.Close()
 	}()
-	r, err := NewReader(Config{Pipeline: "p", Slot: "s", Publication: "p"})
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	stream := &Stream{r: r, conn: client, frontend: pgproto3.NewFrontend(client, client), decoder: newDecoder(), wake: make(chan struct{}, 1), started: time.Now()}
-	stream.message.next = stream.next
-	stream.ctx, stream.fail = context.WithCancelCause(context.Background())
-	err = stream.Run(context.Background(), func(_ context.Context, m *Message) error {
+	stream := newScripted(s.t, client)
+	r := stream.r
+	err := stream.Run(context.Background(), func(_ context.Context, m *Message) error {
 		if d, fresh := m.Next(); fresh && ack {
 			r.Ack(d.Token)
 		}

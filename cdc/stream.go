@@ -269,6 +269,11 @@ func (s *Stream) Guard() error {
 	return nil
 }
 
+// Lost is closed when the session has ended by itself, also after Run has
+// returned: acks that come now can no longer be confirmed in it, or the server
+// waits for us to let go. Close closes it too.
+func (s *Stream) Lost() <-chan struct{} { return s.ctx.Done() }
+
 // Close makes the acked position durable, confirms it and ends both
 // connections, within ctx. Events not acked by now are sent again in the next
 // session. It returns an error when the position could not be made durable or

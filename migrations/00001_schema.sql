@@ -75,8 +75,9 @@ AS $function$
 DECLARE
     event_id uuid := outboxd.uuidv7();
 BEGIN
-    IF aggregatetype IS NULL OR aggregateid IS NULL OR type IS NULL THEN
-        RAISE null_value_not_allowed USING MESSAGE = 'outboxd.emit: aggregatetype, aggregateid and type must not be null';
+    -- What the relay could never publish must fail here, before the commit.
+    IF coalesce(aggregatetype, '') = '' OR coalesce(aggregateid, '') = '' OR coalesce(type, '') = '' THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'outboxd.emit: aggregatetype, aggregateid and type must be neither null nor empty';
     END IF;
     PERFORM pg_logical_emit_message(true, 'outboxd', json_build_object(
         'v', 1,

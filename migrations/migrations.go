@@ -17,6 +17,7 @@ import (
 	"io/fs"
 	"path"
 	"strings"
+	"time"
 
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/database"
@@ -28,6 +29,8 @@ const VersionTable = "outboxd.schema_version"
 // lockKey serialises migrations of one database; "outboxdm" as a number.
 const lockKey int64 = 0x6f7574626f78646d
 
+const unlockTimeout = 5 * time.Second
+
 //go:embed *.sql
 var files embed.FS
 
@@ -37,8 +40,11 @@ var ErrNewer = errors.New("schema outboxd is newer than this program: use the ne
 
 // Up applies what is missing and returns the names of the files it applied.
 // Two callers at once are serialised by an advisory lock, which needs a direct
-// connection to the server, not a pooled one.
+// connection to the server, not a pooled one. db must allow two connections.
 func Up(ctx context.Context, db *sql.DB) (applied []string, err error) {
+	if db.Stats().MaxOpenConnections == 1 {
+		return nil, errors.New("migrate schema outboxd: one connection holds the lock and another migrates: allow two (SetMaxOpenConns)")
+	}
 	conn, err := db.Conn(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("migrate schema outboxd: %w", err)
@@ -48,9 +54,11 @@ func Up(ctx context.Context, db *sql.DB) (applied []string, err error) {
 		return nil, fmt.Errorf("lock schema outboxd for migration: %w", err)
 	}
 	// The unlock must also run when ctx has ended: the connection may go back
-	// to a pool.
+	// to a pool. Where the server does not answer, the driver closes it.
 	defer func() {
-		_, unlockErr := conn.ExecContext(context.WithoutCancel(ctx), "SELECT pg_advisory_unlock($1)", lockKey)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), unlockTimeout)
+		defer cancel()
+		_, unlockErr := conn.ExecContext(ctx, "SELECT pg_advisory_unlock($1)", lockKey)
 		err = errors.Join(err, unlockErr)
 	}()
 	if err := createSchema(ctx, conn); err != nil {

@@ -14,6 +14,8 @@
 // use at once: [CacheDir]. `make services` fills it, and installs what the
 // machine lacks.
 //
+// [Scratch] gives the same promise for what a test builds and runs itself.
+//
 // Tests use the subpackage devtest, which shares one service among the tests of
 // a process and honours the OUTBOXD_TEST_ variables. A test that kills or
 // restarts a service starts one of its own from here.

@@ -1,6 +1,9 @@
 package devenv
 
-import "context"
+import (
+	"context"
+	"time"
+)
 
 // Dir is where a service keeps everything.
 func (s *server) Dir() string { return s.box.dir }
@@ -30,3 +33,23 @@ func StartShell(ctx context.Context, script string, ready func(dir string) error
 
 // Shell is a service for tests of what all services share.
 type Shell struct{ server }
+
+// Prepare runs a shell script as what comes before a service, and returns when
+// the file "ready" is in its directory. The script runs on.
+func Prepare(ctx context.Context, script string, ready func(dir string) error) (*Shell, error) {
+	box, err := newSandbox("shell", "TERM")
+	if err != nil {
+		return nil, err
+	}
+	s := &Shell{server{box: box}}
+	result := make(chan error, 1)
+	go func() { result <- box.run(ctx, command{name: "prepare", args: []string{"/bin/sh", "-c", script}}) }()
+	for ready(box.dir) != nil {
+		select {
+		case err := <-result:
+			return s, err
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	return s, nil
+}

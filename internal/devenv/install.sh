@@ -7,7 +7,7 @@ set -eu
 has() { command -v "$1" >/dev/null 2>&1; }
 
 java_is_old() {
-	major=$(java -version 2>&1 | sed -n 's/.* version "\([0-9]*\).*/\1/p')
+	major=$(java -XX:-UsePerfData -version 2>&1 | sed -n 's/.* version "\([0-9]*\).*/\1/p')
 	[ "${major:-0}" -lt 17 ]
 }
 
@@ -40,6 +40,6 @@ if [ -n "$missing" ]; then
 fi
 
 if java_is_old; then
-	echo "Kafka needs Java 17 or later; this is $(java -version 2>&1 | head -1)" >&2
+	echo "Kafka needs Java 17 or later; this is $(java -XX:-UsePerfData -version 2>&1 | head -1)" >&2
 	exit 1
 fi

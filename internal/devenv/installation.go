@@ -97,32 +97,22 @@ func withTemplate(ctx context.Context, version, bin, key string) (*installation,
 // initdb creates a data directory in dir/data whose superuser is postgres with
 // the password postgres.
 func initdb(ctx context.Context, bin, dir string) error {
-	password := filepath.Join(dir, "password")
-	if err := os.WriteFile(password, []byte(postgresPassword+"\n"), 0o644); err != nil {
-		return fmt.Errorf("write password file: %w", err)
-	}
-	return runUnprivileged(ctx, dir, filepath.Join(bin, "initdb"),
-		"--pgdata="+filepath.Join(dir, "data"), "--username="+postgresUser, "--pwfile="+password,
-		"--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync", "--no-instructions")
-}
-
-// copyTemplate gives a new server its data directory.
-func (i *installation) copyTemplate(ctx context.Context, data string) error {
-	return runUnprivileged(ctx, "/", "cp", "-Rp", i.template, data)
-}
-
-// runUnprivileged runs a program to its end as the user that services run as.
-func runUnprivileged(ctx context.Context, dir, program string, args ...string) error {
 	cred, err := credential()
 	if err != nil {
 		return err
 	}
-	cmd := exec.CommandContext(ctx, program, args...)
+	password := filepath.Join(dir, "password")
+	if err := os.WriteFile(password, []byte(postgresPassword+"\n"), 0o644); err != nil {
+		return fmt.Errorf("write password file: %w", err)
+	}
+	cmd := exec.CommandContext(ctx, filepath.Join(bin, "initdb"),
+		"--pgdata="+filepath.Join(dir, "data"), "--username="+postgresUser, "--pwfile="+password,
+		"--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync", "--no-instructions")
 	cmd.Dir = dir
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "LC_ALL=C", "TZ=UTC"}
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "TMPDIR=" + dir, "LC_ALL=C", "TZ=UTC"}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Credential: cred}
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("run %s: %w: %s", filepath.Base(program), err, strings.TrimSpace(string(out)))
+		return fmt.Errorf("run initdb: %w: %s", err, strings.TrimSpace(string(out)))
 	}
 	return nil
 }

@@ -33,6 +33,7 @@ func kafkaJars(ctx context.Context) (string, error) {
 		return progress("fetch Kafka (35 jars, 36 MB) with Maven", func() error {
 			cmd := exec.CommandContext(ctx, mvn, "--quiet", "--batch-mode", "--file", pom,
 				dependencyPlugin, "-DoutputDirectory="+dir, "-DincludeScope=runtime")
+			cmd.Env = append(os.Environ(), "MAVEN_OPTS=-XX:-UsePerfData "+os.Getenv("MAVEN_OPTS"))
 			if out, err := cmd.CombinedOutput(); err != nil {
 				return fmt.Errorf("fetch Kafka with Maven: %w: %s", err, strings.TrimSpace(string(out)))
 			}

@@ -73,19 +73,21 @@ func newKafka(ctx context.Context, box *sandbox, java, jars string, o KafkaOptio
 	if err := writeProperties(properties, kafkaProperties(box.dir, k.address, loopback(controller), o.Properties)); err != nil {
 		return nil, err
 	}
-	err = runUnprivileged(ctx, box.dir, java, "-Xmx128m", "-XX:TieredStopAtLevel=1", "-cp", filepath.Join(jars, "*"),
-		"kafka.tools.StorageTool", "format", "-t", clusterID, "-c", properties)
+	jvm := func(name string, args ...string) command {
+		return command{
+			name: name,
+			// Without these two a JVM writes to /tmp, and leaves it there when it is killed.
+			args: append([]string{java, "-XX:-UsePerfData", "-Djava.io.tmpdir=" + box.dir, "-cp", filepath.Join(jars, "*")}, args...),
+			env:  box.env("LC_ALL=C.UTF-8"),
+		}
+	}
+	err = box.run(ctx, jvm("format", "-Xmx128m", "-XX:TieredStopAtLevel=1", "kafka.tools.StorageTool", "format", "-t", clusterID, "-c", properties))
 	if err != nil {
 		return nil, fmt.Errorf("format the storage of Kafka: %w", err)
 	}
 	k.server = server{
-		box: box,
-		cmd: command{
-			name: "kafka",
-			args: []string{java, "-Xmx512m", "-Dorg.slf4j.simpleLogger.showDateTime=true",
-				"-cp", filepath.Join(jars, "*"), "kafka.Kafka", properties},
-			env: []string{"PATH=" + os.Getenv("PATH"), "HOME=" + box.dir, "LC_ALL=C.UTF-8"},
-		},
+		box:   box,
+		cmd:   jvm("kafka", "-Xmx512m", "-Dorg.slf4j.simpleLogger.showDateTime=true", "kafka.Kafka", properties),
 		ready: k.answers,
 	}
 	return k, nil

@@ -4,6 +4,9 @@ package devenv_test
 
 import (
 	"context"
+	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -18,6 +21,9 @@ func TestKafkaLifecycle(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer k.Close()
+	if left, _ := filepath.Glob(filepath.Join(os.TempDir(), "hsperfdata_*", strconv.Itoa(k.PID()))); left != nil {
+		t.Errorf("the JVM keeps a file outside its directory: %q", left)
+	}
 	testLifecycle(ctx, t, k,
 		func() error { return k.Stop(ctx) },
 		func(s string) error { return produce(ctx, k.Brokers(), s) },

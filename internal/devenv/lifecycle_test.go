@@ -133,7 +133,7 @@ func testOrphan(t *testing.T, end string, start func(context.Context) (service, 
 	if dir == "" {
 		t.Fatal("the child did not start the service")
 	}
-	deadline := time.Now().Add(15 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for len(leftovers(t, dir)) > 0 && time.Now().Before(deadline) {
 		time.Sleep(20 * time.Millisecond)
 	}

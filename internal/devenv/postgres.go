@@ -76,11 +76,11 @@ func newPostgres(ctx context.Context, inst *installation, box *sandbox, o Postgr
 		return nil, err
 	}
 	p := &Postgres{port: port, data: filepath.Join(box.dir, "data"), version: inst.version}
-	from := *inst
+	template, env := inst.template, box.env("LC_ALL=C", "TZ=UTC")
 	if o.Dir != "" {
-		from.template = o.Dir
+		template = o.Dir
 	}
-	if err := from.copyTemplate(ctx, p.data); err != nil {
+	if err := box.run(ctx, command{name: "cp", args: []string{"cp", "-Rp", template, p.data}, env: env}); err != nil {
 		return nil, err
 	}
 	if err := p.configure(o.Settings); err != nil {
@@ -91,7 +91,7 @@ func newPostgres(ctx context.Context, inst *installation, box *sandbox, o Postgr
 		cmd: command{
 			name: "postgres",
 			args: []string{filepath.Join(inst.bin, "postgres"), "-D", p.data},
-			env:  []string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C", "TZ=UTC", "HOME=" + box.dir},
+			env:  env,
 		},
 		ready: p.accepts,
 	}

@@ -72,6 +72,23 @@ func (s *sandbox) start(c command) (*process, error) {
 	return p, nil
 }
 
+// run runs c in the sandbox to its end.
+func (s *sandbox) run(ctx context.Context, c command) error {
+	p, err := s.start(c)
+	if err != nil {
+		return err
+	}
+	select {
+	case <-p.done:
+	case <-ctx.Done():
+		return errors.Join(fmt.Errorf("run %s: %w", c.name, context.Cause(ctx)), p.kill())
+	}
+	if p.err != nil {
+		return fmt.Errorf("run %s: %w: %s", c.name, p.err, p.logTail())
+	}
+	return nil
+}
+
 func (p *process) reap(s *sandbox) {
 	p.err = p.cmd.Wait()
 	// A closed sandbox has no use for the news.

@@ -80,7 +80,7 @@ func newRabbitMQ(ctx context.Context, box *sandbox, bin, epmd string, o RabbitMQ
 			return nil, err
 		}
 	}
-	env := rabbitEnv(box.dir, ports[1], ports[2])
+	env := rabbitEnv(box, ports[1], ports[2])
 	r := &RabbitMQ{address: loopback(ports[0]), ctl: filepath.Join(box.dir, "rabbitmqctl")}
 	if err := r.configure(box.dir, bin, env, o.Config); err != nil {
 		return nil, err
@@ -109,24 +109,23 @@ func newRabbitMQ(ctx context.Context, box *sandbox, bin, epmd string, o RabbitMQ
 // rabbitEnv is the environment of a node and of its tools. With
 // RUNNING_UNDER_SYSTEMD the start script becomes the server, instead of
 // remaining as its parent: signals and the PID are the server's own.
-func rabbitEnv(dir string, distribution, epmd int) []string {
-	return []string{
-		"PATH=" + os.Getenv("PATH"),
+func rabbitEnv(box *sandbox, distribution, epmd int) []string {
+	dir := box.dir // home, too: the cookie is there
+	return box.env(
 		"LC_ALL=C.UTF-8",
-		"HOME=" + dir, // of the cookie
 		"RUNNING_UNDER_SYSTEMD=1",
-		"RABBITMQ_NODENAME=" + filepath.Base(dir) + "@localhost",
-		"RABBITMQ_CONFIG_FILE=" + filepath.Join(dir, "rabbitmq.conf"),
-		"RABBITMQ_ENABLED_PLUGINS_FILE=" + filepath.Join(dir, "plugins"),
-		"RABBITMQ_MNESIA_BASE=" + filepath.Join(dir, "mnesia"),
-		"RABBITMQ_LOG_BASE=" + filepath.Join(dir, "log"),
-		"RABBITMQ_PID_FILE=" + filepath.Join(dir, "pid"),
-		"RABBITMQ_CONF_ENV_FILE=" + filepath.Join(dir, "none.conf"),
-		"RABBITMQ_DIST_PORT=" + strconv.Itoa(distribution),
+		"RABBITMQ_NODENAME="+filepath.Base(dir)+"@localhost",
+		"RABBITMQ_CONFIG_FILE="+filepath.Join(dir, "rabbitmq.conf"),
+		"RABBITMQ_ENABLED_PLUGINS_FILE="+filepath.Join(dir, "plugins"),
+		"RABBITMQ_MNESIA_BASE="+filepath.Join(dir, "mnesia"),
+		"RABBITMQ_LOG_BASE="+filepath.Join(dir, "log"),
+		"RABBITMQ_PID_FILE="+filepath.Join(dir, "pid"),
+		"RABBITMQ_CONF_ENV_FILE="+filepath.Join(dir, "none.conf"),
+		"RABBITMQ_DIST_PORT="+strconv.Itoa(distribution),
 		"RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS=-kernel inet_dist_use_interface {127,0,0,1}",
-		"ERL_EPMD_PORT=" + strconv.Itoa(epmd),
+		"ERL_EPMD_PORT="+strconv.Itoa(epmd),
 		"ERL_EPMD_ADDRESS=127.0.0.1",
-	}
+	)
 }
 
 // configure writes the files that a node reads, and the script behind Ctl.

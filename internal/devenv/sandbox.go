@@ -50,7 +50,12 @@ func newSandbox(name, stop string) (*sandbox, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &sandbox{
+	return newSandboxAs(cred, name, stop)
+}
+
+// newSandboxAs is newSandbox for processes of another user, nil for our own.
+func newSandboxAs(cred *syscall.Credential, name, stop string) (s *sandbox, err error) {
+	s = &sandbox{
 		dir:  filepath.Join(os.TempDir(), "outboxd-"+name+"-"+strings.ToLower(rand.Text()[:10])),
 		cred: cred,
 	}
@@ -105,6 +110,12 @@ func (s *sandbox) tell(op string, pid int) error {
 	}
 	_, err := fmt.Fprintln(s.pipe, op, pid)
 	return err
+}
+
+// env is the environment of what runs in the sandbox: all that it writes by
+// itself goes there too.
+func (s *sandbox) env(more ...string) []string {
+	return append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + s.dir, "TMPDIR=" + s.dir}, more...)
 }
 
 func ignoreExit(err error) error {

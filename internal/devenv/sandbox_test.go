@@ -89,6 +89,42 @@ func TestStartHonoursContext(t *testing.T) {
 	}
 }
 
+// What prepares a directory for a service is watched like the service: a program
+// that dies meanwhile must not leave a copy or a format at work.
+func TestPreparationOrphan(t *testing.T) {
+	t.Parallel()
+	testOrphan(t, "kill", func(ctx context.Context) (service, error) {
+		return devenv.Prepare(ctx, `touch ready; while :; do mkdir -p "$PWD/again"; sleep 0.01; done`, isReady)
+	})
+}
+
+func TestPreparationHonoursContext(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	s, err := devenv.Prepare(ctx, `sleep 1000`, isReady)
+	if !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("prepare = %v, want the end of the context", err)
+	}
+	if found := processesIn(t, s.Dir()); len(found) > 1 {
+		t.Errorf("%q are there, want the watchdog alone", found)
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestPreparationReportsTheLog(t *testing.T) {
+	t.Parallel()
+	s, err := devenv.Prepare(testContext(t), `echo no room; exit 3`, isReady)
+	if err == nil || !strings.Contains(err.Error(), "no room") || !strings.Contains(err.Error(), "exit status 3") {
+		t.Errorf("prepare = %v, want the log and the exit status", err)
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestLogHoldsAllStarts(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)

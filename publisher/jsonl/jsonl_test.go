@@ -90,6 +90,21 @@ func open(t testing.TB, path string, done publisher.Done) *jsonl.Publisher {
 	return p
 }
 
+// publishOne opens, publishes r, closes, and returns the outcome.
+func publishOne(t testing.TB, path string, r *publisher.Record) error {
+	t.Helper()
+	outcome := make(chan error, 1)
+	p := open(t, path, func(_ *publisher.Record, err error) { outcome <- err })
+	if err := p.Publish(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	err := <-outcome
+	if err := p.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return err
+}
+
 func readLines(t testing.TB, path string) []publisher.Record {
 	t.Helper()
 	b, err := os.ReadFile(path)
@@ -227,11 +242,7 @@ func TestFormat(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "out")
-			p := open(t, path, func(*publisher.Record, error) {})
-			if err := p.Publish(t.Context(), &tt.r); err != nil {
-				t.Fatal(err)
-			}
-			if err := p.Close(t.Context()); err != nil {
+			if err := publishOne(t, path, &tt.r); err != nil {
 				t.Fatal(err)
 			}
 			got, err := os.ReadFile(path)
@@ -251,14 +262,7 @@ func FuzzFormat(f *testing.F) {
 		if err := os.Truncate(path, 0); err != nil && !errors.Is(err, os.ErrNotExist) {
 			t.Fatal(err)
 		}
-		var outcome error
-		p := open(t, path, func(_ *publisher.Record, err error) { outcome = err })
-		if err := p.Publish(t.Context(), r); err != nil {
-			t.Fatal(err)
-		}
-		if err := p.Close(t.Context()); err != nil {
-			t.Fatal(err)
-		}
+		outcome := publishOne(t, path, r)
 		if legal := utf8.ValidString(topic) && utf8.ValidString(name); legal != (outcome == nil) {
 			t.Fatalf("topic %q, header %q: outcome %v", topic, name, outcome)
 		}
@@ -344,11 +348,7 @@ func TestUnfinishedLine(t *testing.T) {
 		if err := os.WriteFile(path, []byte(before), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		p := open(t, path, func(*publisher.Record, error) {})
-		if err := p.Publish(t.Context(), &publisher.Record{Topic: "t"}); err != nil {
-			t.Fatal(err)
-		}
-		if err := p.Close(t.Context()); err != nil {
+		if err := publishOne(t, path, &publisher.Record{Topic: "t"}); err != nil {
 			t.Fatal(err)
 		}
 		if before != "" {

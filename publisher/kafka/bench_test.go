@@ -7,6 +7,7 @@ import (
 	"context"
 	"runtime"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -68,10 +69,13 @@ func BenchmarkPublish(b *testing.B) {
 func benchWindows(b *testing.B, brokers []string, records []*publisher.Record, n int) time.Duration {
 	b.Helper()
 	var failed atomic.Int64
+	var outcomes sync.WaitGroup
+	outcomes.Add(n)
 	p, err := kafka.Open(b.Context(), kafka.Config{Brokers: brokers}, func(_ *publisher.Record, err error) {
 		if err != nil {
 			failed.Add(1)
 		}
+		outcomes.Done()
 	}, nil)
 	if err != nil {
 		b.Fatal(err)
@@ -82,6 +86,7 @@ func benchWindows(b *testing.B, brokers []string, records []*publisher.Record, n
 			b.Fatal(err)
 		}
 	}
+	outcomes.Wait()
 	if err := p.Close(context.Background()); err != nil || failed.Load() > 0 {
 		b.Fatalf("close: %v, %d records failed", err, failed.Load())
 	}

@@ -108,7 +108,12 @@ func TestFirstRecordGoesAlone(t *testing.T) {
 		return nil, nil, false
 	})
 	release := make(chan struct{})
-	p, err := kafka.Open(t.Context(), kafka.Config{Brokers: brokers, Lanes: 1}, func(*publisher.Record, error) { <-release }, nil)
+	var outcomes sync.WaitGroup
+	outcomes.Add(50)
+	p, err := kafka.Open(t.Context(), kafka.Config{Brokers: brokers, Lanes: 1}, func(*publisher.Record, error) {
+		<-release
+		outcomes.Done()
+	}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -122,6 +127,7 @@ func TestFirstRecordGoesAlone(t *testing.T) {
 		}
 	}
 	close(release)
+	outcomes.Wait()
 	if err := p.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -169,6 +175,9 @@ func TestOneBatchAPartition(t *testing.T) {
 		t.Errorf("%d records were taken, want one on its way and three that fit a batch", taken)
 	}
 	close(release)
+	for int(outcomes.Load()) < taken {
+		runtime.Gosched()
+	}
 	if err := p.Close(t.Context()); err != nil {
 		t.Error(err)
 	}
@@ -234,7 +243,7 @@ func TestBatchTooLargeWithoutCulprit(t *testing.T) {
 		s.publish(topic, "k", func(r *publisher.Record) { r.Value = []byte(strings.Repeat("x", topicLimit/3)) })
 	}
 	resume()
-	s.close()
+	s.finish()
 	if got := len(read(t, brokers, topic)); got != 11 || s.acked() != 11 {
 		t.Errorf("%d records are stored and %d acked, want 11", got, s.acked())
 	}

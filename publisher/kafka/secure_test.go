@@ -74,10 +74,8 @@ func publishOne(t testing.TB, cfg kafka.Config) error {
 	if err := p.Publish(t.Context(), &publisher.Record{Topic: "events", Value: []byte("v")}); err != nil {
 		return err
 	}
-	if err := p.Close(t.Context()); err != nil {
-		return err
-	}
-	return <-outcome
+	err = <-outcome
+	return errors.Join(err, p.Close(t.Context()))
 }
 
 func wantConfigError(t testing.TB, err error, code, text string) {

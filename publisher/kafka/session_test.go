@@ -76,6 +76,15 @@ func (s *session) wait(r *publisher.Record) error {
 	}
 }
 
+// finish waits for the outcome of everything published, and closes.
+func (s *session) finish() {
+	s.t.Helper()
+	for n := range s.n {
+		_ = s.wait(&publisher.Record{Token: n + 1})
+	}
+	s.close()
+}
+
 func (s *session) acked() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()

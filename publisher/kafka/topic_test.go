@@ -31,7 +31,7 @@ func TestTooLargeBeforeSending(t *testing.T) {
 			t.Errorf("detail %q lacks %q", poison.Detail, want)
 		}
 	}
-	s.close()
+	s.finish()
 	if n := len(read(t, brokers, topic)); n != 1 {
 		t.Errorf("%d records are stored, want the one before the large one", n)
 	}
@@ -88,13 +88,13 @@ func TestTopicAppearsTooLate(t *testing.T) {
 	}
 	wantHeld(t, p.Publish(t.Context(), &publisher.Record{Topic: late, Key: []byte("k")}), "missing_topic", late)
 	close(release)
-	if err := p.Close(t.Context()); err != nil {
-		t.Error(err)
-	}
 	if err := <-reported; err != nil {
 		t.Errorf("the record before: %v", err)
 	}
 	wantHeld(t, <-reported, "missing_topic", late)
+	if err := p.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
 	if n := len(read(t, brokers, late)); n != 0 {
 		t.Errorf("%d records passed", n)
 	}
@@ -221,7 +221,7 @@ func TestNilKeysSpread(t *testing.T) {
 	for range 40 {
 		s.publish(topic, "", func(r *publisher.Record) { r.Key = nil })
 	}
-	s.close()
+	s.finish()
 	admin := kadm.NewClient(newClient(t, brokers))
 	defer admin.Close()
 	ends, err := admin.ListEndOffsets(t.Context(), topic)
@@ -253,7 +253,7 @@ func TestStats(t *testing.T) {
 	for range 20_000 {
 		s.publish(topic, "k", nil)
 	}
-	s.close()
+	s.finish()
 	busy := s.pub.Stats()
 	if busy.Records != 20_005 || busy.Windows-idle.Windows > 2_000 {
 		t.Errorf("after 20000 records more: %+v", busy)

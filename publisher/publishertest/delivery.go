@@ -72,9 +72,11 @@ func checkNilKeys(t testing.TB, b Backend) {
 	s.mustCloseAcked()
 }
 
-// mustCloseAcked closes a session in which nothing may have failed.
+// mustCloseAcked waits for every outcome and closes a session in which nothing
+// may have failed.
 func (s *session) mustCloseAcked() {
 	s.t.Helper()
+	s.awaitAll()
 	if err := s.close(s.patience); err != nil {
 		s.t.Errorf("close: %v", err)
 	}

@@ -8,6 +8,7 @@ import (
 	"hash/maphash"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/outboxd/outboxd/publisher"
@@ -66,7 +67,7 @@ func (f *Fake) Open(done publisher.Done, guard publisher.Guard) (publisher.Publi
 	p := &fakePublisher{
 		fake: f, done: done, guard: guard,
 		room: make(chan struct{}, window),
-		seed: maphash.MakeSeed(),
+		seed: maphash.MakeSeed(), closed: make(chan struct{}),
 	}
 	p.broken, p.fail = context.WithCancelCause(context.Background())
 	for range lanes {
@@ -145,24 +146,26 @@ type fakePublisher struct {
 	room    chan struct{}
 	lanes   []chan *publisher.Record
 	running sync.WaitGroup
+	givenUp atomic.Int64 // by Close
 
 	broken context.Context // its cause is the first failure
 	fail   context.CancelCauseFunc
+	closed chan struct{} // nothing more is taken, or sent
 
-	mu     sync.Mutex
-	closed bool
+	mu sync.Mutex // held while closed is closed, and while a lane gets a record
 }
 
 func (p *fakePublisher) Publish(ctx context.Context, r *publisher.Record) error {
 	select {
 	case p.room <- struct{}{}:
 	case <-p.broken.Done():
+	case <-p.closed:
 	case <-ctx.Done():
 		return fmt.Errorf("wait for room: %w", context.Cause(ctx))
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.closed {
+	if p.isClosed() {
 		return publisher.ErrClosed
 	}
 	if p.broken.Err() != nil {
@@ -174,8 +177,8 @@ func (p *fakePublisher) Publish(ctx context.Context, r *publisher.Record) error 
 
 func (p *fakePublisher) Close(ctx context.Context) error {
 	p.mu.Lock()
-	if !p.closed {
-		p.closed = true
+	if !p.isClosed() {
+		close(p.closed)
 		for _, lane := range p.lanes {
 			close(lane)
 		}
@@ -186,18 +189,28 @@ func (p *fakePublisher) Close(ctx context.Context) error {
 		p.running.Wait()
 		close(idle)
 	}()
-	var err error
 	select {
 	case <-idle:
 	case <-ctx.Done():
-		err = fmt.Errorf("close: %w", context.Cause(ctx))
 	}
-	p.fail(publisher.ErrClosed) // wakes the lanes, and a Publish that waits for room
+	p.fail(publisher.ErrClosed) // wakes the lanes
 	<-idle
 	p.fake.mu.Lock()
 	delete(p.fake.open, p)
 	p.fake.mu.Unlock()
-	return err
+	if n := p.givenUp.Load(); n > 0 {
+		return fmt.Errorf("%w: %d records given up", publisher.ErrClosed, n)
+	}
+	return nil
+}
+
+func (p *fakePublisher) isClosed() bool {
+	select {
+	case <-p.closed:
+		return true
+	default:
+		return false
+	}
 }
 
 // run answers the records of one lane, strictly one after the other: nothing
@@ -205,7 +218,10 @@ func (p *fakePublisher) Close(ctx context.Context) error {
 func (p *fakePublisher) run(lane <-chan *publisher.Record) {
 	for r := range lane {
 		err := p.deliver(r)
-		if err != nil {
+		switch {
+		case errors.Is(err, publisher.ErrClosed):
+			p.givenUp.Add(1)
+		case err != nil:
 			p.fail(err)
 		}
 		p.done(r, err)
@@ -215,11 +231,14 @@ func (p *fakePublisher) run(lane <-chan *publisher.Record) {
 
 func (p *fakePublisher) deliver(r *publisher.Record) error {
 	if p.broken.Err() != nil {
-		return p.givenUp(nil)
+		return p.abandon(nil)
+	}
+	if p.isClosed() {
+		return publisher.ErrClosed
 	}
 	a, stalled := p.fake.answer(r)
 	if err := p.wait(a, stalled); err != nil {
-		return p.givenUp(err)
+		return p.abandon(err)
 	}
 	if p.guard != nil {
 		if err := p.guard(); err != nil {
@@ -257,9 +276,9 @@ func (p *fakePublisher) wait(a Answer, stalled <-chan struct{}) error {
 	return nil
 }
 
-// givenUp is the outcome of a record behind the first failure. ErrClosed and
+// abandon is the outcome of a record behind the first failure. ErrClosed and
 // ErrUnknown are passed on; any other cause is the culprit's own.
-func (p *fakePublisher) givenUp(unknown error) error {
+func (p *fakePublisher) abandon(unknown error) error {
 	cause := context.Cause(p.broken)
 	if errors.Is(cause, publisher.ErrClosed) {
 		return errors.Join(publisher.ErrClosed, unknown)

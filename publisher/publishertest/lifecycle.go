@@ -217,6 +217,7 @@ func checkCut(t testing.TB, b Backend) {
 			target.Cut()
 		}
 	}
+	s.awaitAll()
 	_ = s.close(s.patience)
 	s.judge()
 

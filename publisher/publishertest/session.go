@@ -137,6 +137,16 @@ func (s *session) await(r *publisher.Record) error {
 	}
 }
 
+// awaitAll waits until everything that was taken has its outcome.
+func (s *session) awaitAll() {
+	s.t.Helper()
+	for i, r := range s.offered {
+		if s.taken[i] {
+			_ = s.await(r)
+		}
+	}
+}
+
 // publishUntilBroken offers records of key until Publish declines one, and
 // returns why. What it offers before that must not pass a failed record.
 func (s *session) publishUntilBroken(key []byte) error {

@@ -47,6 +47,7 @@ func benchPublisher(b *testing.B, config rabbitmq.Config) {
 			b.Fatal(err)
 		}
 	}
+	got.wait(b.N)
 	if err := shut(b, p, time.Minute); err != nil {
 		b.Error(err)
 	}

@@ -26,6 +26,7 @@ type run struct {
 	mu       sync.Mutex
 	acked    []bool
 	left     int            // not acked
+	open     int            // handed over and without an outcome
 	classes  map[string]int // of all outcomes and refusals that were not acks
 	sessions int
 	// disturbed is closed when the fault is done. Until then the second half of
@@ -48,6 +49,7 @@ func newRun(t testing.TB, config rabbitmq.Config, n, keys int) *run {
 func (r *run) done(rec *publisher.Record, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.open--
 	if err != nil {
 		r.classes[classOf(err)]++
 		return
@@ -63,6 +65,14 @@ func (r *run) remaining() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.left
+}
+
+// handedOver adds n records that were, and returns how many have no outcome.
+func (r *run) handedOver(n int) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.open += n
+	return r.open
 }
 
 // all publishes until everything is acked.
@@ -113,6 +123,12 @@ func (r *run) session(ctx context.Context) error {
 		if err = p.Publish(ctx, rec); err != nil {
 			break
 		}
+		r.handedOver(1)
+	}
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for r.handedOver(0) > 0 && ctx.Err() == nil {
+		<-tick.C
 	}
 	closing, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()

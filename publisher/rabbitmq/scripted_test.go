@@ -208,6 +208,7 @@ func TestOneUnconfirmedRecordAKey(t *testing.T) {
 	for i := range uint64(records) {
 		mustPublish(t, p, record(i, fmt.Sprint("key", rnd.IntN(keys))))
 	}
+	got.wait(records)
 	if err := shut(t, p, time.Minute); err != nil {
 		t.Error(err)
 	}

@@ -36,6 +36,7 @@ func TestSlowDone(t *testing.T) {
 		for i := range uint64(200) {
 			mustPublish(t, p, record(i, fmt.Sprint(i)))
 		}
+		got.wait(200)
 		if err := shut(t, p, time.Hour); err != nil {
 			t.Error(err)
 		}

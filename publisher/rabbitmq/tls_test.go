@@ -124,6 +124,7 @@ func TestTLS(t *testing.T) {
 				r.Topic, r.Value = routedKey, make([]byte, 1000)
 				mustPublish(t, p, r)
 			}
+			got.wait(n)
 			if err := shut(t, p, 30*time.Second); err != nil {
 				t.Error(err)
 			}

@@ -86,6 +86,12 @@ func (r *rabbitEnd) read(ctx context.Context, done func(int) bool) []checker.Del
 	return r.consumer.Read(ctx, func(key string) string { return r.exchange + "/" + key }, done)
 }
 
+// sharedBrokers are the services that tests share.
+var sharedBrokers = map[string]func(*testing.T) broker{
+	"Kafka":    func(t *testing.T) broker { return newKafkaEnd(t, devtest.Kafka(t)) },
+	"RabbitMQ": func(t *testing.T) broker { return newRabbitEnd(t, devtest.RabbitMQ(t)) },
+}
+
 // judge waits until everything committed has arrived, a little longer for what
 // should not, and judges.
 func judge(t *testing.T, h *workload.History, b broker, duplicates int) {
@@ -99,6 +105,9 @@ func judgeKilled(t *testing.T, h *workload.History, b broker, duplicates, stragg
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	want := h.Committed()
+	if want == 0 {
+		t.Fatal("no event was committed: there is nothing to judge")
+	}
 	b.read(ctx, func(distinct int) bool { return distinct >= want })
 	settle, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 	defer cancel()
@@ -166,11 +175,11 @@ func endToEnd(t *testing.T, b func(*testing.T) broker) {
 }
 
 func TestEndToEndKafka(t *testing.T) {
-	endToEnd(t, func(t *testing.T) broker { return newKafkaEnd(t, devtest.Kafka(t)) })
+	endToEnd(t, sharedBrokers["Kafka"])
 }
 
 func TestEndToEndRabbitMQ(t *testing.T) {
-	endToEnd(t, func(t *testing.T) broker { return newRabbitEnd(t, devtest.RabbitMQ(t)) })
+	endToEnd(t, sharedBrokers["RabbitMQ"])
 }
 
 // underLoad writes while disturb runs, and ends the writers after it.
@@ -192,10 +201,7 @@ func underLoad(t *testing.T, o workload.Options, h *workload.History, disturb fu
 // what was acked since the last witness, may come twice; nothing else may go
 // wrong.
 func TestKillLoop(t *testing.T) {
-	for name, b := range map[string]func(*testing.T) broker{
-		"Kafka":    func(t *testing.T) broker { return newKafkaEnd(t, devtest.Kafka(t)) },
-		"RabbitMQ": func(t *testing.T) broker { return newRabbitEnd(t, devtest.RabbitMQ(t)) },
-	} {
+	for name, b := range sharedBrokers {
 		t.Run(name, func(t *testing.T) {
 			end := b(t)
 			s := newSite(t, devtest.Database(t))
@@ -220,10 +226,7 @@ func TestKillLoop(t *testing.T) {
 // TestStopAndStart stops the relay in good order again and again: nothing comes
 // twice.
 func TestStopAndStart(t *testing.T) {
-	for name, b := range map[string]func(*testing.T) broker{
-		"Kafka":    func(t *testing.T) broker { return newKafkaEnd(t, devtest.Kafka(t)) },
-		"RabbitMQ": func(t *testing.T) broker { return newRabbitEnd(t, devtest.RabbitMQ(t)) },
-	} {
+	for name, b := range sharedBrokers {
 		t.Run(name, func(t *testing.T) {
 			end := b(t)
 			s := newSite(t, devtest.Database(t))
@@ -286,23 +289,7 @@ func TestKafkaRestarts(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = kafka.Close() })
-	end := newKafkaEnd(t, kafka.Brokers())
-	s := newSite(t, devtest.Database(t))
-	s.run(end.flags()...).ready()
-	var h workload.History
-	underLoad(t, mixed(s, end), &h, func() {
-		for range 2 {
-			<-time.After(2 * time.Second)
-			if err := kafka.Stop(t.Context()); err != nil {
-				t.Fatal(err)
-			}
-			if err := kafka.Start(t.Context()); err != nil {
-				t.Fatal(err)
-			}
-		}
-		<-time.After(2 * time.Second)
-	})
-	judge(t, &h, end, 0)
+	brokerRestarts(t, kafka, newKafkaEnd(t, kafka.Brokers()), 0)
 }
 
 // TestRabbitMQRestarts restarts the broker under load. What was unconfirmed is
@@ -313,24 +300,42 @@ func TestRabbitMQRestarts(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = rabbit.Close() })
-	end := newRabbitEnd(t, rabbit.URL())
+	const window = 5000
+	brokerRestarts(t, rabbit, newRabbitEnd(t, rabbit.URL()), window)
+}
+
+// restarter is a broker that can be stopped and started again.
+type restarter interface {
+	Stop(context.Context) error
+	Start(context.Context) error
+}
+
+// brokerRestarts stops the server of b in good order twice, and allows that many
+// duplicates each time.
+func brokerRestarts(t *testing.T, server restarter, b broker, duplicates int) {
 	s := newSite(t, devtest.Database(t))
-	s.run(end.flags()...).ready()
+	s.run(b.flags()...).ready()
+	const restarts = 2
 	var h workload.History
-	const restarts, window = 2, 5000
-	underLoad(t, mixed(s, end), &h, func() {
+	underLoad(t, mixed(s, b), &h, func() {
 		for range restarts {
 			<-time.After(2 * time.Second)
-			if err := rabbit.Stop(t.Context()); err != nil {
+			if err := server.Stop(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			if err := rabbit.Start(t.Context()); err != nil {
+			if err := server.Start(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 		}
 		<-time.After(2 * time.Second)
 	})
-	judge(t, &h, end, restarts*window)
+	judge(t, &h, b, restarts*duplicates)
+}
+
+// confirmed reports whether the slot is at lsn or beyond.
+func (s *site) confirmed(lsn string) bool {
+	s.t.Helper()
+	return s.value("SELECT (confirmed_flush_lsn >= '"+lsn+"')::text FROM pg_replication_slots WHERE slot_name = '"+s.slot()+"'") == "true"
 }
 
 // TestIdleOutboxBesideBusyTable: the slot follows the WAL of others, and the
@@ -346,9 +351,7 @@ func TestIdleOutboxBesideBusyTable(t *testing.T) {
 	s.run(end.flags()...).ready()
 	s.exec("CREATE TABLE busy WITH (autovacuum_enabled = off) AS SELECT i, repeat('x', 1000) FROM generate_series(1, 100000) i")
 	target := s.value("SELECT pg_current_wal_lsn()::text")
-	eventually(t, 10*time.Second, "the slot follows", func() bool {
-		return s.value("SELECT (confirmed_flush_lsn >= '"+target+"')::text FROM pg_replication_slots WHERE slot_name LIKE '%"+s.pipeline+"%'") == "true"
-	})
+	eventually(t, 10*time.Second, "the slot follows", func() bool { return s.confirmed(target) })
 	// Autovacuum may still be at work on the busy table: look for a while in
 	// which the server wrote next to nothing by itself.
 	for range 6 {
@@ -375,18 +378,14 @@ func TestIdleOutboxWithoutBroker(t *testing.T) {
 	t.Cleanup(func() { _ = server.Close() })
 	s := newSite(t, server.URL("postgres", "postgres"))
 	s.run("--broker", "kafka://127.0.0.1:1")
-	follows := func(lsn string) func() bool {
-		return func() bool {
-			return s.value("SELECT (confirmed_flush_lsn >= '"+lsn+"')::text FROM pg_replication_slots WHERE slot_name LIKE '%"+s.pipeline+"%'") == "true"
-		}
-	}
 	s.exec("CREATE TABLE busy AS SELECT i, repeat('x', 1000) FROM generate_series(1, 50000) i")
-	eventually(t, 40*time.Second, "the slot follows", follows(s.value("SELECT pg_current_wal_lsn()::text")))
+	target := s.value("SELECT pg_current_wal_lsn()::text")
+	eventually(t, 40*time.Second, "the slot follows", func() bool { return s.confirmed(target) })
 	s.exec(`INSERT INTO outbox (id, aggregatetype, aggregateid, type) VALUES (gen_random_uuid(), 'order', '1', 'order.placed')`)
 	held := s.value("SELECT pg_current_wal_lsn()::text")
 	s.exec("INSERT INTO busy SELECT i, repeat('x', 1000) FROM generate_series(1, 50000) i")
 	<-time.After(15 * time.Second)
-	if follows(held)() {
+	if s.confirmed(held) {
 		t.Error("an event that no broker took is confirmed")
 	}
 }

@@ -143,7 +143,7 @@ type lines struct {
 	path string
 }
 
-func newLines(t *testing.T) lines { return lines{t, filepath.Join(t.TempDir(), "events")} }
+func newLines(t *testing.T) lines { return lines{t, filepath.Join(scratch.Dir(), devtest.Name(t))} }
 
 func (l lines) broker() []string { return []string{"--broker", "jsonl:" + l.path} }
 
@@ -281,9 +281,7 @@ func TestVariables(t *testing.T) {
 	cmd := exec.Command(name, "run", "--log-format", "json")
 	cmd.Env = append(cleanEnv(), "OUTBOXD_PIPELINE="+s.pipeline, "OUTBOXD_BROKER=jsonl:"+out.path, "OUTBOXD_METRICS=127.0.0.1:0", "OUTBOXD_TOPIC=shop.{type}",
 		"PGHOST="+config.Host, fmt.Sprintf("PGPORT=%d", config.Port), "PGUSER="+config.User, "PGPASSWORD="+config.Password, "PGDATABASE="+config.Database)
-	r := &relay{t: t, cmd: cmd, exited: make(chan struct{})}
-	r.begin()
-	discreet(r)
+	r := discreet(watched(t, cmd))
 	out.expect(1, 3)
 	r.says(http.StatusOK, "streaming")
 	if code := r.term(); code != 0 {
@@ -294,18 +292,4 @@ func TestVariables(t *testing.T) {
 		t.Fatal(err)
 	}
 	contains(t, string(text), `"topic":"shop.placed"`)
-}
-
-// begin starts the program of a relay that was made by hand.
-func (r *relay) begin() {
-	r.t.Helper()
-	stderr, err := r.cmd.StderrPipe()
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	r.cmd.Stdout = &r.stdout
-	if err := r.cmd.Start(); err != nil {
-		r.t.Fatal(err)
-	}
-	go r.watch(stderr)
 }

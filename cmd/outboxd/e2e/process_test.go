@@ -22,16 +22,17 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/outboxd/outboxd/internal/devenv"
 	"github.com/outboxd/outboxd/internal/devenv/devtest"
 )
 
+// scratch holds the program, what it writes, and the relays that run of it: they
+// go also when these tests die. TestMain sets it.
+var scratch *devenv.Scratch
+
 // binary builds the program once, as a user gets it.
 var binary = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "outboxd-test-")
-	if err != nil {
-		return "", err
-	}
-	name := filepath.Join(dir, "outboxd")
+	name := filepath.Join(scratch.Dir(), "outboxd")
 	out, err := exec.Command("go", "build", "-o", name, "..").CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("go build: %w\n%s", err, out)
@@ -40,9 +41,15 @@ var binary = sync.OnceValues(func() (string, error) {
 })
 
 func TestMain(m *testing.M) {
+	var err error
+	if scratch, err = devenv.NewScratch("e2e"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 	code := devtest.Run(m)
-	if name, err := binary(); err == nil {
-		_ = os.RemoveAll(filepath.Dir(name))
+	if err := scratch.Close(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = max(code, 1)
 	}
 	os.Exit(code)
 }
@@ -72,7 +79,9 @@ func outboxdIn(t *testing.T, stdin string, args ...string) result {
 	cmd.Stdin = strings.NewReader(stdin)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	err = cmd.Run()
+	if err = scratch.Start(cmd); err == nil {
+		err = scratch.Wait(cmd)
+	}
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
 		t.Fatalf("outboxd %s: %v", strings.Join(args, " "), err)
@@ -189,15 +198,21 @@ func startRelay(t *testing.T, flags ...string) *relay {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &relay{t: t, exited: make(chan struct{})}
-	r.cmd = exec.Command(name, append([]string{"run", "--metrics", "127.0.0.1:0", "--log-format", "text"}, flags...)...)
-	r.cmd.Env = cleanEnv()
-	r.cmd.Stdout = &r.stdout
-	stderr, err := r.cmd.StderrPipe()
+	cmd := exec.Command(name, append([]string{"run", "--metrics", "127.0.0.1:0", "--log-format", "text"}, flags...)...)
+	cmd.Env = cleanEnv()
+	return watched(t, cmd)
+}
+
+// watched starts cmd, an `outboxd run`, and ends it with the test.
+func watched(t *testing.T, cmd *exec.Cmd) *relay {
+	t.Helper()
+	r := &relay{t: t, cmd: cmd, exited: make(chan struct{})}
+	cmd.Stdout = &r.stdout
+	stderr, err := cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := r.cmd.Start(); err != nil {
+	if err := scratch.Start(cmd); err != nil {
 		t.Fatal(err)
 	}
 	go r.watch(stderr)
@@ -223,7 +238,7 @@ func (r *relay) watch(stderr io.Reader) {
 		}
 		r.mu.Unlock()
 	}
-	_ = r.cmd.Wait()
+	_ = scratch.Wait(r.cmd)
 	close(r.exited)
 }
 

@@ -3,8 +3,8 @@
 //
 // One session follows another. A session takes the slot, opens a publisher,
 // hands over event after event, and ends with the first thing that goes wrong;
-// then everything that was taken is drained, and the next session begins with
-// the first event that was not acked, because the slot sends it again. There is
+// then what is on its way is awaited, and the next session begins with the
+// first event that was not acked, because the slot sends it again. There is
 // no retry queue and no second way to recover: what happens after an error is
 // what happens after kill -9.
 //
@@ -35,8 +35,12 @@
 //     any more (TestHeldIntoNextEpoch, TestHeldPublishedByOther).
 //   - What is in flight is bounded in number and bytes (pages.go;
 //     TestPagesAgainstOracle, TestPagesBoundBytes).
-//   - A drain is bounded, by seconds when a server waits for us
-//     (TestDrainIsBounded).
+//   - After a stop everything that was taken is published
+//     (TestDrainPublishesWhatWaits). This drain is bounded, by seconds when a
+//     server waits for us (TestDrainIsBounded), and ends with the first failure
+//     (TestFailureEndsDrain).
+//   - When the replication is lost, what waits to be sent is not sent any more:
+//     a successor may publish it already (TestWaitingIsNotSentAfterLoss).
 //   - Nothing is published without the lease (TestGuard; the backends ask the
 //     guard before each write).
 package relay

@@ -158,6 +158,24 @@ func (p *pages) drop(i int, n int32) {
 	}
 }
 
+// wait waits until every item has had its outcome, ctx ends or enough is
+// closed. It is the handler's, and nothing is taken after it.
+func (p *pages) wait(ctx context.Context, enough <-chan struct{}) {
+	if p.open >= 0 {
+		p.close()
+	}
+	for len(p.spare) < len(p.pages) {
+		select {
+		case i := <-p.free:
+			p.reclaim(i)
+		case <-ctx.Done():
+			return
+		case <-enough:
+			return
+		}
+	}
+}
+
 func (p *pages) reclaim(i int) {
 	g := &p.pages[i]
 	p.held -= g.bytes

@@ -22,9 +22,9 @@ import (
 const (
 	// DefaultDrainTimeout is below the 30 s that Kubernetes gives a process.
 	DefaultDrainTimeout = 25 * time.Second
-	// lostDrainTimeout is how long acks are collected that cannot be confirmed
-	// any more in this session, or that a stopping server waits for.
-	lostDrainTimeout = 2 * time.Second
+	// publisherCloseTimeout is how long acks are collected of what is on its way
+	// when the rest is given up.
+	publisherCloseTimeout = 2 * time.Second
 	// streamCloseTimeout bounds the last write of the witness and the last
 	// status.
 	streamCloseTimeout = 3 * time.Second
@@ -69,6 +69,7 @@ type Source interface {
 type Stream interface {
 	Run(ctx context.Context, h cdc.Handler) error
 	Guard() error
+	Lost() <-chan struct{}
 	Close(ctx context.Context) error
 }
 
@@ -82,8 +83,8 @@ type Relay struct {
 	// emitted events only.
 	Table   string
 	Columns Columns
-	// DrainTimeout bounds how long a stop waits for acks. Zero:
-	// DefaultDrainTimeout.
+	// DrainTimeout bounds how long a stop waits for what was taken to be
+	// published. Zero: DefaultDrainTimeout.
 	DrainTimeout time.Duration
 	// FailFast ends Run with the first fault instead of trying again.
 	FailFast bool

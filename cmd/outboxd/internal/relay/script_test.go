@@ -39,6 +39,7 @@ type script struct {
 	taken    bool          // another relay has the slot
 	epoch    uint16        // of the sessions to come
 	stream   *scriptStream // that is open
+	lost     chan struct{} // of the stream that is open
 	tokens   map[uint64]place
 	ids      map[place]string
 	acked    map[place]bool
@@ -119,7 +120,7 @@ func (s *script) Open(context.Context) (relay.Stream, error) {
 		}
 	}
 	s.opened++
-	s.stream = &scriptStream{s}
+	s.stream, s.lost = &scriptStream{s}, make(chan struct{})
 	s.stats.Streaming, s.stats.LastReceived, s.stats.Epoch = true, time.Now(), s.epoch
 	return s.stream, nil
 }
@@ -224,6 +225,15 @@ func (st *scriptStream) Guard() error {
 		return nil
 	}
 	return st.s.guard()
+}
+
+func (st *scriptStream) Lost() <-chan struct{} { return st.s.lost }
+
+// loseStream ends the session that is open, of which Run may have returned.
+func (s *script) loseStream() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	close(s.lost)
 }
 
 func (st *scriptStream) Close(context.Context) error {

@@ -40,7 +40,9 @@ type session struct {
 	// ended is set when the publisher has been closed: an outcome after that
 	// breaks the publisher's contract, and must not ack what the next session
 	// has already sent again.
-	ended  atomic.Bool
+	ended atomic.Bool
+	// broken ends when something could not be published, by cancel.
+	broken context.Context
 	cancel context.CancelCauseFunc
 
 	mu     sync.Mutex
@@ -71,9 +73,12 @@ func (s *session) run(ctx context.Context) (*failure, error) {
 	}
 	s.stream = stream
 	s.state.lead()
-	running, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	s.cancel = cancel
+	// A stop ends the reading, a failure the publishing too.
+	s.broken, s.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
+	defer s.cancel(nil)
+	running, stop := context.WithCancelCause(s.broken)
+	defer stop(nil)
+	defer context.AfterFunc(ctx, func() { stop(context.Cause(ctx)) })()
 	if s.pub, err = s.openPublisher(running); err == nil {
 		s.state.up(s.relay.Source.Stats().Epoch)
 		err = stream.Run(running, s.handle)
@@ -109,17 +114,10 @@ func (s *session) openPublisher(ctx context.Context) (publisher.Publisher, error
 	return pub, nil
 }
 
-// drain waits for the outcomes of what was taken and ends the session. Invariant
-// 3 of the order: first the publisher, so that every ack there will ever be has
-// reached the source; then the stream, which makes the acked position durable
-// and confirms it.
+// drain ends the session. First the publisher, so that every ack there will
+// ever be has reached the source; then the stream, which makes the acked
+// position durable and confirms it.
 func (s *session) drain(ctx context.Context, cause error) {
-	bound := cmp.Or(s.relay.DrainTimeout, DefaultDrainTimeout)
-	// Also when a stop was asked for at the same moment: a server that stops
-	// must not wait for us.
-	if replicationLost(cause) {
-		bound = min(bound, lostDrainTimeout)
-	}
 	// A session that failed leaves its rest to the next one; after a stop it is
 	// for the operator to know that there is a rest.
 	level := slog.LevelDebug
@@ -130,11 +128,9 @@ func (s *session) drain(ctx context.Context, cause error) {
 	// The drain goes on after a stop was asked for: that is what it is for.
 	ctx = context.WithoutCancel(ctx)
 	if s.pub != nil {
-		closing, cancel := context.WithTimeout(ctx, bound)
-		if err := s.pub.Close(closing); err != nil {
+		if err := s.closePublisher(ctx, cause); err != nil {
 			s.relay.Logger.Log(ctx, level, "not everything was acked: the rest is published again by the next relay", "error", err.Error())
 		}
-		cancel()
 	}
 	s.ended.Store(true)
 	closing, cancel := context.WithTimeout(ctx, streamCloseTimeout)
@@ -142,6 +138,25 @@ func (s *session) drain(ctx context.Context, cause error) {
 	if err := s.stream.Close(closing); err != nil {
 		s.relay.Logger.Log(ctx, level, "the last position was not confirmed: what was published since may be published again", "error", err.Error())
 	}
+}
+
+// closePublisher waits until everything that was taken is published, for as
+// long as that makes sense: until a record fails, the replication is lost or
+// the drain timeout is over. What is not on its way by then is given up.
+func (s *session) closePublisher(ctx context.Context, cause error) error {
+	ctx, cancel := context.WithTimeout(ctx, cmp.Or(s.relay.DrainTimeout, DefaultDrainTimeout))
+	defer cancel()
+	// Also when a stop was asked for at the same moment: a server that stops
+	// must not wait for us, and a successor may publish already.
+	if !replicationLost(cause) {
+		waiting, stop := context.WithCancel(ctx)
+		defer context.AfterFunc(s.broken, stop)()
+		s.pages.wait(waiting, s.stream.Lost())
+		stop()
+	}
+	ctx, cancel = context.WithTimeout(ctx, publisherCloseTimeout)
+	defer cancel()
+	return s.pub.Close(ctx)
 }
 
 // handle publishes the events of one message. It runs on the goroutine of
@@ -251,7 +266,11 @@ func (s *session) publish(ctx context.Context, m *cdc.Message, delivery cdc.Deli
 	r.Token = token
 	if err := s.pub.Publish(ctx, r); err != nil {
 		s.untake(token)
-		return fmt.Errorf("publish: %w", err)
+		err = fmt.Errorf("publish: %w", err)
+		if ctx.Err() == nil {
+			s.cancel(err)
+		}
+		return err
 	}
 	return nil
 }

@@ -35,8 +35,11 @@ type Ring struct {
 // NewRing returns the ring that keeps every row for at least retention, and
 // none for more than retention × 7/5 as long as rotation keeps up.
 func NewRing(table string, retention time.Duration) Ring {
-	const kept = Buckets - spare
-	width := (retention + kept*time.Second - 1) / (kept * time.Second)
+	const second = (Buckets - spare) * time.Second // what a ring keeps for each second of width
+	width := retention / second
+	if retention%second > 0 {
+		width++
+	}
 	return Ring{Table: table, Buckets: Buckets, Width: max(width, 1) * time.Second}
 }
 

@@ -22,6 +22,7 @@ func TestNewRing(t *testing.T) {
 		10 * time.Second:         2 * time.Second,
 		10*time.Second + 1:       3 * time.Second,
 		1000000007 * time.Second: 200000002 * time.Second,
+		9223372035 * time.Second: 1844674407 * time.Second, // 292 years: the next second does not fit
 	} {
 		ring := retention.NewRing("public.outbox", want)
 		if ring.Width != width || ring.Buckets != 8 || ring.Holds() < want {

@@ -1,0 +1,166 @@
+package cdc
+
+import (
+	"database/sql"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	_ "github.com/jackc/pgx/v5/stdlib"
+
+	"github.com/outboxd/outboxd/internal/devenv/devtest"
+	"github.com/outboxd/outboxd/migrations"
+)
+
+// Only a slot in our own hands is a proof, and its date is that of the question:
+// when the answer is read, the slot may be somebody else's.
+func TestLeaseIsProvenByOurOwnPIDWhenAsked(t *testing.T) {
+	tests := []struct {
+		name    string
+		holder  []any
+		renewed bool
+		want    Code
+	}{
+		{"held by us", []any{pid}, true, ""},
+		{"held by nobody", []any{0}, false, ""},
+		{"held by another", []any{pid + 1}, false, CodeLostLead},
+		{"gone", nil, false, ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := &puppet{t: t, answer: func(string) ([]any, string) {
+					time.Sleep(3 * time.Second)
+					return tt.holder, ""
+				}}
+				k := p.keeper()
+				time.Sleep(time.Minute)
+				if err := k.renewLease(t.Context()); code(err) != tt.want {
+					t.Errorf("error %v, want %q", err, tt.want)
+				}
+				var want time.Duration
+				if tt.renewed {
+					want = time.Minute
+				}
+				if got := time.Duration(k.s.leasedAt.Load()); got != want {
+					t.Errorf("the lease dates from %s after the start, want %s", got, want)
+				}
+			})
+		})
+	}
+}
+
+// What is released to the status writer is what the server has taken, and a
+// witness that was not written leaves it where it was.
+func TestPositionIsReleasedByTheWrittenWitness(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sqlstate := "55P03"
+		p := &puppet{t: t, answer: func(string) ([]any, string) { return nil, sqlstate }}
+		k := p.keeper()
+		if err := k.write(t.Context(), progress{confirm: 100}, time.Now()); err == nil || k.s.durable.Load() != 0 {
+			t.Errorf("after an update that failed (%v): %s may be confirmed", err, LSN(k.s.durable.Load()))
+		}
+		sqlstate = ""
+		if err := k.write(t.Context(), progress{confirm: 100}, time.Now()); err != nil || k.s.durable.Load() != 100 {
+			t.Errorf("after the update (%v): %s may be confirmed", err, LSN(k.s.durable.Load()))
+		}
+	})
+}
+
+// Transactions below xmin have ended when it is read, and so have written their
+// commit records before a position that is read after it, not before.
+func TestFloorIsReadBeforeItsPosition(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var asked []string
+		p := &puppet{t: t, answer: func(sql string) ([]any, string) {
+			if strings.Contains(sql, "xmin") {
+				asked = append(asked, "xmin")
+				return []any{"740"}, ""
+			}
+			asked = append(asked, "position")
+			return []any{"0/5000"}, ""
+		}}
+		k := p.keeper()
+		take := func(want floor) {
+			t.Helper()
+			if err := k.takeFloor(t.Context()); err != nil || k.floor != want {
+				t.Errorf("floor %+v, %v; want %+v", k.floor, err, want)
+			}
+		}
+		time.Sleep(floorInterval - 1)
+		take(floor{})
+		time.Sleep(time.Nanosecond)
+		take(floor{xmin: "740", lsn: 0x5000})
+		time.Sleep(2 * floorInterval)
+		take(floor{xmin: "740", lsn: 0x5000}) // the next one when this is written
+		if !slices.Equal(asked, []string{"xmin", "position"}) {
+			t.Errorf("asked for %v", asked)
+		}
+	})
+}
+
+// The floor is the oldest transaction that has not ended, and it is written when
+// all that ended before is acked, not earlier.
+func TestFloorIsWrittenWhenAllBelowItIsAcked(t *testing.T) {
+	url := devtest.Database(t)
+	db, err := sql.Open("pgx", url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if _, err := migrations.Up(t.Context(), db); err != nil {
+		t.Fatal(err)
+	}
+	r, err := NewReader(Config{Database: url, Pipeline: "p", Slot: "s", Publication: "p"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := connectSQL(t.Context(), &r.cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeSQL(conn)
+	w := &witness{timeline: 1, epoch: 1, slot: "s", floor: "0"}
+	if err := insertWitness(t.Context(), conn, &r.cfg, w); err != nil {
+		t.Fatal(err)
+	}
+	k := &keeper{s: newScripted(t, nil), conn: conn, witness: *w, floorAt: time.Now().Add(-floorInterval)}
+
+	open, err := db.BeginTx(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer open.Rollback()
+	var oldest string
+	if err := open.QueryRow("SELECT pg_current_xact_id()::text").Scan(&oldest); err != nil {
+		t.Fatal(err)
+	}
+	var end LSN // of a transaction that is younger and has ended
+	if _, err := conn.Exec(t.Context(), "CREATE TABLE younger ()"); err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.QueryRow(t.Context(), "SELECT pg_current_wal_insert_lsn()").Scan(&end); err != nil {
+		t.Fatal(err)
+	}
+	if err := k.takeFloor(t.Context()); err != nil || k.floor.lsn < end {
+		t.Fatalf("floor %+v, %v; the WAL ended at %s before", k.floor, err, end)
+	}
+	at := k.floor.lsn
+	for _, step := range []struct {
+		acked LSN
+		want  string
+	}{{at - 1, "0"}, {at, oldest}, {at + 1, oldest}} {
+		if err := k.write(t.Context(), progress{confirm: step.acked}, time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		w, err := readWitness(t.Context(), conn, "p")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if w.floor != step.want {
+			t.Errorf("with %s acked the replay floor is %s, want %s", step.acked, w.floor, step.want)
+		}
+	}
+}

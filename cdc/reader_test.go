@@ -1,0 +1,147 @@
+package cdc
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// leading returns a puppet that lets a session begin for whose slot holder is
+// the answer. Updates of the witness fail with *sqlstate.
+func leading(t *testing.T, holder int, sqlstate *string) *puppet {
+	return &puppet{t: t, answer: func(sql string) ([]any, string) {
+		switch {
+		case strings.HasPrefix(sql, "IDENTIFY_SYSTEM"):
+			return []any{"42", "1", "0/100", "puppet"}, ""
+		case strings.Contains(sql, "FROM outboxd.witness"):
+			return []any{"42", 1, 1, "s", "", "", "0", "0/100", "0/0", 0, "0/100", 5, "another run"}, ""
+		case strings.HasPrefix(sql, "UPDATE"):
+			return nil, *sqlstate
+		case strings.HasPrefix(sql, "SELECT coalesce(active_pid"):
+			return []any{holder}, ""
+		case strings.Contains(sql, "s.active_pid"):
+			return []any{"pgoutput", "puppet", true, holder, "0/100", "reserved", "", ""}, ""
+		}
+		return nil, "42601" // figures and publication, which keep no session from going on
+	}}
+}
+
+func (p *puppet) take(r *Reader) (*Stream, error) {
+	p.t.Helper()
+	return r.take(p.t.Context(), p.connect(), p.connect().PgConn(), server{version: 16_00_00}, publication{}, 10*time.Second)
+}
+
+// Between START_REPLICATION and the look at the witness the slot may go to
+// another relay, who then writes the witness lawfully.
+func TestSlotMustBeOursWhenWitnessIsRead(t *testing.T) {
+	for holder, want := range map[int]Code{pid: "", pid + 1: CodeLostLead, 0: CodeLostLead} {
+		synctest.Test(t, func(t *testing.T) {
+			r := newScripted(t, nil).r
+			var writable string
+			s, err := leading(t, holder, &writable).take(r)
+			if code(err) != want {
+				t.Errorf("slot held by process %d: %v, want %q", holder, err, want)
+			}
+			if s != nil {
+				_ = s.Close(context.Background())
+			}
+		})
+	}
+}
+
+// A session whose last witness could not be written says so, and takes no leave
+// that would confirm anything.
+func TestCloseWithoutWitnessConfirmsNothing(t *testing.T) {
+	for _, sqlstate := range []string{"", "55P03"} {
+		synctest.Test(t, func(t *testing.T) {
+			var writable string
+			p := leading(t, pid, &writable)
+			s, err := p.take(newScripted(t, nil).r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait() // the keeper has looked once
+			token, _ := s.r.queue.event(place{0x200, 0}, time.Time{})
+			s.r.queue.mark(0x220)
+			s.r.Ack(token)
+			writable = sqlstate
+			err = s.Close(context.Background())
+			if failed := err != nil; failed != (sqlstate != "") {
+				t.Errorf("updates end with %q, and close with %v", sqlstate, err)
+			}
+			if got := s.r.Stats().Confirmed; sqlstate != "" && got != 0x100 {
+				t.Errorf("confirmed %s, want 0/100", got)
+			}
+			if p.left.Load() != (sqlstate == "") {
+				t.Errorf("updates end with %q; leave was taken: %v", sqlstate, p.left.Load())
+			}
+		})
+	}
+}
+
+// Half of the server's timeout without a proof, and no more, ends the right to
+// publish; so does knowing better, at once.
+func TestGuardGoesByHalfOfTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScripted(t, nil)
+		wants := func(want Code) {
+			t.Helper()
+			if err := s.Guard(); code(err) != want {
+				t.Errorf("%s after the start: %v, want %q", time.Since(s.started), err, want)
+			}
+		}
+		time.Sleep(time.Second)
+		s.leasedAt.Store(int64(time.Second))
+		time.Sleep(s.timeout / 2)
+		wants("")
+		time.Sleep(time.Nanosecond)
+		wants(CodeLostLead)
+
+		s.leasedAt.Store(int64(time.Since(s.started)))
+		wants("")
+		s.fail(&Error{Code: CodeUnreachable})
+		wants("") // the server may still hold the slot for us
+		s = newScripted(t, nil)
+		s.fail(&Error{Code: CodeLostLead})
+		wants(CodeLostLead)
+	})
+}
+
+// A newer timeline begins an epoch, in which LSNs at and above the switch and all
+// transaction ids are new.
+func TestNewTimelineBeginsEpoch(t *testing.T) {
+	const history = "1\t0/200\tno recovery target specified\n"
+	tests := []struct {
+		name      string
+		acked     progress
+		confirmed LSN // by the slot
+		want      progress
+		code      Code
+	}{
+		{"published below the switch", progress{confirm: 0x180, commit: 0x190, events: 2}, 0x180, progress{confirm: 0x180, commit: 0x190, events: 2}, ""},
+		{"published beyond it", progress{confirm: 0x300, commit: 0x290, events: 2}, 0x180, progress{confirm: 0x200}, ""},
+		{"the slot knows more than the row", progress{confirm: 0x100}, 0x180, progress{confirm: 0x180}, ""},
+		{"the slot is beyond the switch", progress{confirm: 0x100}, 0x201, progress{}, CodeSlotForeign},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			r := newScripted(t, nil).r
+			w := &witness{timeline: 1, epoch: 4, floor: "740", acked: tt.acked}
+			err := r.follow(w, &slotState{confirmed: tt.confirmed}, 2, history)
+			if code(err) != tt.code {
+				t.Fatalf("error %v, want %q", err, tt.code)
+			}
+			if err != nil {
+				return
+			}
+			if w.timeline != 2 || w.epoch != 5 || w.floor != "0" || w.acked != tt.want {
+				t.Errorf("timeline %d, epoch %d, floor %s, acked %+v; want 2, 5, 0, %+v", w.timeline, w.epoch, w.floor, w.acked, tt.want)
+			}
+			if got := r.queue.progress(); got != tt.want {
+				t.Errorf("the queue goes on from %+v, want %+v", got, tt.want)
+			}
+		})
+	}
+}
