@@ -38,7 +38,7 @@ var siblings = map[string][]string{
 	"publisher/jsonl":            {"publisher"},
 	"publisher/publishertest":    {"publisher"},
 	"outbox/outboxtest":          {"outbox"},
-	"cmd/outboxd/internal/relay": {"cdc", "outbox", "publisher", "cmd/outboxd/internal/record", "cmd/outboxd/internal/metrics", "cmd/outboxd/internal/admin"},
+	"cmd/outboxd/internal/relay": {"cdc", "outbox", "publisher", "cmd/outboxd/internal/record", "cmd/outboxd/internal/metrics", "cmd/outboxd/internal/parked", "cmd/outboxd/internal/admin"},
 }
 
 // packages returns our packages with what they import, tests apart.

@@ -65,7 +65,7 @@ func TestMark(t *testing.T) {
 		{"with its head", parked.Selection{IDs: []string{at(0x20, 0).String(), at(0x10, 0).String()}}, parked.Retry, "retry retry parked parked parked", 1, "", nil},
 		{"key", parked.Selection{Key: &key}, parked.Retry, "retry retry parked retry parked", 0, "", nil},
 		{"key elsewhere", parked.Selection{Key: &key, Destination: "x"}, parked.Retry, "", 0, parked.CodeNoMatch, []string{`"a" for "x"`}},
-		{"reason and what is behind", parked.Selection{Reason: "too_large"}, parked.Retry, "retry retry parked retry parked", 0, "", nil},
+		{"reason to retry", parked.Selection{Reason: "too_large"}, parked.Retry, "retry parked parked parked parked", 2, "", nil},
 		{"reason", parked.Selection{Reason: "too_large"}, parked.Discard, "discard parked parked parked parked", 2, "", nil},
 		{"all but raw", parked.Selection{All: true}, parked.Retry, "retry retry retry retry parked", 0, "", nil},
 		{"all", parked.Selection{All: true}, parked.Discard, "discard discard discard discard discard", 0, "", nil},
@@ -105,7 +105,7 @@ func TestMark(t *testing.T) {
 		expect(t, "rows", y.states(), "retry retry discard retry discard")
 	})
 	t.Run("two destinations", func(t *testing.T) {
-		y.exec("UPDATE outboxd.parked SET destination = 'second' WHERE position = $1", at(0x40, 0).String())
+		y.exec("UPDATE outboxd.parked SET destination = 'second', domain = 'x' WHERE position = $1", at(0x40, 0).String())
 		_, err := desk.Mark(t.Context(), parked.Selection{Key: &key}, parked.Discard, "")
 		expectCode(t, err, parked.CodeAmbiguous, `["second" "topic"]`, "--destination")
 	})

@@ -16,10 +16,14 @@
 //     (TestOnlyTheHolderWrites, TestClaimWaitsForWrite). One statement and not a
 //     transaction: a process that is stopped in the middle of a transaction
 //     would hold the lock for as long.
-//   - A mark is worked off only once the witness is past the row: before that
-//     the server may send the event again, after a crash, and nothing but the
-//     row would say that it was dealt with; nor is it known that everything
-//     before it is published (TestMarksWaitForTheWitness).
+//   - A row is discarded only once the witness is past it: before that the server
+//     may send the event again, after a crash, and nothing but the row would say
+//     that it was dealt with. It is released only once the witness or the session
+//     is past it: before that nobody knows that what is before it in the WAL has
+//     been handed over (TestMarksWaitForTheWitness).
 //   - Of a domain, a row is released only when no earlier one of it stays
 //     (TestRetriesInOrder).
+//   - What is parked only behind a released event is released too, also what
+//     comes while that goes on: the key of a busy writer is handed back
+//     (TestInherit).
 package parked

@@ -127,7 +127,8 @@ func (l *Lot) each(ctx context.Context, into []any, f func() error, query string
 const fence = `leader AS MATERIALIZED (
 	SELECT ` + published + ` AS published FROM outboxd.witness w WHERE w.pipeline = $1 AND w.holder = $2 FOR SHARE)`
 
-// Park makes rows of events and returns once they are durable.
+// Park makes rows of events and returns once they are durable. What is parked
+// behind an event that is marked for a retry is marked so as well.
 func (l *Lot) Park(ctx context.Context, events []Event) error {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
@@ -136,9 +137,13 @@ func (l *Lot) Park(ctx context.Context, events []Event) error {
 	var written int
 	err := l.conn.QueryRow(ctx, `WITH `+fence+`, written AS (
 		INSERT INTO outboxd.parked (pipeline, position, domain, destination, id, aggregatetype, aggregateid, type, payload, headers,
-			payload_kind, created_at, commit_time, size, reason, detail, behind)
-		SELECT $1, e.* FROM leader CROSS JOIN unnest($3::text[], $4::bytea[], $5::text[], $6::bytea[], $7::bytea[], $8::bytea[], $9::bytea[],
-			$10::bytea[], $11::bytea[], $12::text[], $13::timestamptz[], $14::timestamptz[], $15::bigint[], $16::text[], $17::text[], $18::boolean[]) e
+			payload_kind, created_at, commit_time, size, reason, detail, behind, state)
+		SELECT $1, e.*, CASE WHEN e.behind THEN coalesce((
+			SELECT nullif(p.state, 'discard') FROM outboxd.parked p WHERE p.pipeline = $1 AND p.domain = e.domain AND p.state <> 'discarded'
+			ORDER BY p.position DESC LIMIT 1), 'parked') ELSE 'parked' END
+		FROM leader CROSS JOIN unnest($3::text[], $4::bytea[], $5::text[], $6::bytea[], $7::bytea[], $8::bytea[], $9::bytea[],
+			$10::bytea[], $11::bytea[], $12::text[], $13::timestamptz[], $14::timestamptz[], $15::bigint[], $16::text[], $17::text[], $18::boolean[])
+			AS e (position, domain, destination, id, aggregatetype, aggregateid, type, payload, headers, payload_kind, created_at, commit_time, size, reason, detail, behind)
 		ON CONFLICT DO NOTHING RETURNING 1)
 		SELECT EXISTS (SELECT FROM leader), (SELECT count(*) FROM written)`,
 		l.pipeline, l.holder, c.position, c.domain, c.destination, c.id, c.aggregateType, c.aggregateID, c.kind, c.payload, c.headers,

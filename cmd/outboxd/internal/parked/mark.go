@@ -18,7 +18,7 @@ const pollInterval = 200 * time.Millisecond
 type Marked struct {
 	// Positions of the rows that were marked.
 	Positions []string
-	// Behind counts the events that stay parked behind those, and have no mark.
+	// Behind counts the events that have no mark and are parked behind those.
 	Behind int
 }
 
@@ -26,8 +26,8 @@ type Marked struct {
 // It changes nothing of rows that are marked so already, and it is an error when
 // that are all.
 //
-// With a reason, Retry also means what is parked behind those events. With ids,
-// it is an error when an earlier event of the same domain stays parked.
+// With ids, Retry is an error when an earlier event of the same domain stays
+// parked. What is parked only behind a retried event follows it by itself.
 func (d *Desk) Mark(ctx context.Context, sel Selection, as State, note string) (Marked, error) {
 	m, err := d.mark(ctx, sel, as, note)
 	if err != nil {
@@ -41,9 +41,6 @@ func (d *Desk) mark(ctx context.Context, sel Selection, as State, note string) (
 		return m, err
 	}
 	where, args := d.where(sel)
-	if as == Retry && sel.Reason != "" {
-		where = fmt.Sprintf("(%s OR p.pipeline = $1 AND p.behind AND p.domain IN (SELECT domain FROM outboxd.parked p WHERE %[1]s AND p.state <> 'discarded'))", where)
-	}
 	if as == Retry {
 		where += " AND p.payload_kind <> 'raw'"
 	}
@@ -117,10 +114,12 @@ func refuse(name string, raw bool, head string) error {
 	return nil
 }
 
-// checkKey finds a key that is parked at several destinations.
+// checkKey finds a key that is parked at several destinations. Routing keys of
+// one exchange are one: the domain tells.
 func (d *Desk) checkKey(ctx context.Context, key string) error {
-	rows, err := d.conn.Query(ctx, `SELECT DISTINCT destination FROM outboxd.parked
-		WHERE pipeline = $1 AND aggregateid = $2::bytea AND state <> 'discarded' ORDER BY destination`, d.pipeline, []byte(key))
+	rows, err := d.conn.Query(ctx, `SELECT min(destination) FROM outboxd.parked
+		WHERE pipeline = $1 AND aggregateid = $2::bytea AND state <> 'discarded'
+		GROUP BY coalesce(domain, convert_to(destination, 'UTF8')) ORDER BY 1`, d.pipeline, []byte(key))
 	if err != nil {
 		return err
 	}

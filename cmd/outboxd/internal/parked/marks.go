@@ -28,16 +28,17 @@ type Change struct {
 }
 
 // Marked discards the rows that are marked for it, and returns those that are
-// to be published, as many as are taken at once. Nothing may be parked between
-// this and the next Settle, or a domain could be freed that has a row.
-func (l *Lot) Marked(ctx context.Context) (Marks, error) {
+// to be published, as many as are taken at once. Everything up to passed has been
+// handed over in this session. Nothing may be parked between this and the next
+// Settle, or a domain could be freed that has a row.
+func (l *Lot) Marked(ctx context.Context, passed cdc.Position) (Marks, error) {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
 	var m Marks
 	var any bool
 	err := l.conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM outboxd.parked WHERE pipeline = $1 AND state IN ('retry', 'discard'))`, l.pipeline).Scan(&any)
 	if err == nil && any {
-		m, err = l.marked(ctx)
+		m, err = l.marked(ctx, passed)
 	}
 	if err != nil {
 		return Marks{}, named("look for marked events", err)
@@ -45,8 +46,8 @@ func (l *Lot) Marked(ctx context.Context) (Marks, error) {
 	return m, nil
 }
 
-func (l *Lot) marked(ctx context.Context) (m Marks, err error) {
-	m.Discarded, err = l.change(ctx, `
+func (l *Lot) marked(ctx context.Context, passed cdc.Position) (m Marks, err error) {
+	m.Discarded, err = l.change(ctx, "", `
 		UPDATE outboxd.parked p SET state = 'discarded', payload = NULL, headers = NULL FROM leader
 		WHERE p.pipeline = $1 AND p.state = 'discard' AND p.position IN (
 			SELECT position FROM outboxd.parked, leader WHERE pipeline = $1 AND state = 'discard' AND position < leader.published
@@ -58,10 +59,10 @@ func (l *Lot) marked(ctx context.Context) (m Marks, err error) {
 		SELECT position, domain, destination, id, aggregatetype, aggregateid, type, payload, headers, payload_kind, created_at, commit_time
 		FROM outboxd.parked JOIN (
 			SELECT position, sum(size) OVER (ORDER BY position) - size AS before FROM outboxd.parked p JOIN outboxd.witness w USING (pipeline)
-			WHERE p.pipeline = $1 AND p.state = 'retry' AND p.position < `+published+` AND NOT EXISTS (
+			WHERE p.pipeline = $1 AND p.state = 'retry' AND (p.position < `+published+` OR p.position <= $4) AND NOT EXISTS (
 				SELECT FROM outboxd.parked e WHERE e.pipeline = p.pipeline AND e.domain = p.domain AND e.position < p.position AND e.state IN ('parked', 'discard'))
 			ORDER BY position LIMIT $2) head USING (position)
-		WHERE pipeline = $1 AND before < $3 ORDER BY position`, l.pipeline, maxRetries, maxRetryBytes)
+		WHERE pipeline = $1 AND before < $3 ORDER BY position`, l.pipeline, maxRetries, maxRetryBytes, passed.String())
 	if err != nil {
 		return m, err
 	}
@@ -97,7 +98,8 @@ type Refusal struct {
 }
 
 // Settle deletes the rows of events that are published, and takes the mark from
-// those that were refused.
+// those that were refused. What is parked only behind a published one gets its
+// mark, up to the next that has a reason of its own.
 func (l *Lot) Settle(ctx context.Context, published []cdc.Position, refused []Refusal) (Change, error) {
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
@@ -109,7 +111,7 @@ func (l *Lot) Settle(ctx context.Context, published []cdc.Position, refused []Re
 	for i, r := range refused {
 		positions[i], reasons[i], details[i] = r.Position.String(), clean(r.Reason), clean(r.Detail)
 	}
-	change, err := l.change(ctx, `
+	change, err := l.change(ctx, inherited, `
 		DELETE FROM outboxd.parked p USING leader WHERE p.pipeline = $1 AND p.position = ANY ($3::text[])`, gone)
 	if err == nil && len(refused) > 0 {
 		err = l.refuse(ctx, positions, reasons, details)
@@ -133,9 +135,17 @@ func (l *Lot) refuse(ctx context.Context, positions, reasons, details []string) 
 	return err
 }
 
-// change runs a fenced statement that takes rows p out of the lot, and says
-// what it took. $1 is the pipeline, $2 the holder, $3 arg.
-func (l *Lot) change(ctx context.Context, statement string, arg any) (c Change, err error) {
+// inherited is a CTE of Settle's, before the deletion.
+const inherited = `inherited AS (
+	UPDATE outboxd.parked p SET state = 'retry', marked_at = now(), marked_by = '' FROM leader
+	WHERE p.pipeline = $1 AND p.behind AND p.state = 'parked' AND p.domain IN (
+		SELECT domain FROM outboxd.parked WHERE pipeline = $1 AND position = ANY ($3::text[]))
+	AND NOT EXISTS (SELECT FROM outboxd.parked e WHERE e.pipeline = $1 AND e.domain = p.domain AND e.position < p.position
+		AND e.state IN ('parked', 'discard') AND NOT e.behind)), `
+
+// change runs a fenced statement that takes rows p out of the lot, after another
+// CTE, and says what it took. $1 is the pipeline, $2 the holder, $3 arg.
+func (l *Lot) change(ctx context.Context, also, statement string, arg any) (c Change, err error) {
 	leads := false
 	domains := map[Domain]bool{}
 	var domain []byte
@@ -150,7 +160,7 @@ func (l *Lot) change(ctx context.Context, statement string, arg any) (c Change, 
 			domains[Domain(domain)] = true
 		}
 		return nil
-	}, `WITH `+fence+`, changed AS (`+statement+` RETURNING p.domain, p.size)
+	}, `WITH `+fence+`, `+also+`changed AS (`+statement+` RETURNING p.domain, p.size)
 		SELECT EXISTS (SELECT FROM leader), changed.domain, changed.size FROM (SELECT) always LEFT JOIN changed ON true`,
 		l.pipeline, l.holder, arg)
 	switch {

@@ -126,7 +126,7 @@ func park(t *testing.T, lot *parked.Lot, events ...parked.Event) {
 
 func marked(t *testing.T, lot *parked.Lot) parked.Marks {
 	t.Helper()
-	m, err := lot.Marked(t.Context())
+	m, err := lot.Marked(t.Context(), cdc.Position{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -220,7 +220,7 @@ func TestOnlyTheHolderWrites(t *testing.T) {
 	y.exec("UPDATE outboxd.parked SET state = CASE WHEN aggregateid = 'a' THEN 'discard' ELSE 'retry' END")
 	y.exec("UPDATE outboxd.witness SET holder = 'another'")
 	expectCode(t, lot.Park(t.Context(), []parked.Event{event(at(0x40, 0), "d", "too_large")}), cdc.CodeLostLead)
-	_, err := lot.Marked(t.Context())
+	_, err := lot.Marked(t.Context(), cdc.Position{})
 	expectCode(t, err, cdc.CodeLostLead)
 	_, err = lot.Settle(t.Context(), []cdc.Position{at(0x20, 0)}, nil)
 	expectCode(t, err, cdc.CodeLostLead)
@@ -289,6 +289,8 @@ func TestMarksWaitForTheWitness(t *testing.T) {
 	y.exec("UPDATE outboxd.witness SET acked_commit = '0/1000', acked_events = 1")
 	m = marked(t, lot)
 	expect(t, "marks with the first event", [2]int{m.Discarded.Events, len(m.Retries)}, [2]int{1, 0})
+	m, err := lot.Marked(t.Context(), at(0x1000, 1))
+	expect(t, "marks that the session is past", [2]any{len(m.Retries), err}, [2]any{1, nil})
 	y.publishedTo(0x1001)
 	m = marked(t, lot)
 	expect(t, "marks after", [2]int{m.Discarded.Events, len(m.Retries)}, [2]int{0, 1})
@@ -316,6 +318,7 @@ func TestRetriesInOrder(t *testing.T) {
 	}
 	b := event(at(0x20, 0), "b", "").Domain
 	expect(t, "change", [2]any{change.Events, change.Freed}, [2]any{3, []parked.Domain{b}})
+	// The other event of key a has a reason of its own by now.
 	expect(t, "rows", y.states(), "parked retry retry")
 	row, err := y.desk().Show(t.Context(), at(0x30, 0).String())
 	if err != nil {
@@ -395,4 +398,28 @@ func TestNotMigrated(t *testing.T) {
 	y.exec("DROP TABLE outboxd.parked")
 	_, _, err := y.store.Open(t.Context())
 	expectCode(t, err, cdc.CodeNotSetUp, "outboxd.parked", "outboxd setup")
+}
+
+// TestInherit: what is only behind a released event follows it, up to the next
+// that has a reason of its own.
+func TestInherit(t *testing.T) {
+	y := newYard(t)
+	lot, _ := y.open()
+	park(t, lot, event(at(0x10, 0), "a", "too_large"), event(at(0x20, 0), "a", parked.Behind), event(at(0x30, 0), "b", "too_large"))
+	if _, err := y.desk().Mark(t.Context(), parked.Selection{IDs: []string{at(0x10, 0).String()}}, parked.Retry, ""); err != nil {
+		t.Fatal(err)
+	}
+	// Behind e20, which has no mark.
+	park(t, lot, event(at(0x40, 0), "a", parked.Behind), event(at(0x50, 0), "a", "bad_topic"), event(at(0x60, 0), "a", parked.Behind), event(at(0x70, 0), "b", parked.Behind))
+	expect(t, "rows", y.states(), "retry parked parked parked parked parked parked")
+	if _, err := lot.Settle(t.Context(), []cdc.Position{at(0x10, 0)}, nil); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, "rows", y.states(), "retry parked retry parked parked parked")
+	y.exec("UPDATE outboxd.parked SET state = 'retry'")
+	park(t, lot, event(at(0x80, 0), "a", parked.Behind), event(at(0x90, 0), "a", "too_large"))
+	expect(t, "rows", y.states(), "retry retry retry retry retry retry retry parked")
+	y.exec("UPDATE outboxd.parked SET state = 'discard'")
+	park(t, lot, event(at(0xa0, 0), "a", parked.Behind))
+	expect(t, "rows", y.states(), "discard discard discard discard discard discard discard discard parked")
 }

@@ -35,7 +35,7 @@ func BenchmarkEvent(b *testing.B) {
 	}
 	r := &Relay{Source: nothing{}, Format: format, Table: "public.outbox", Metrics: metrics.New(metrics.Build{}), Logger: slog.New(slog.DiscardHandler)}
 	r.init()
-	s := r.newSession(nil)
+	s := r.newSession()
 	s.pub = instant{s.done}
 	rel := table(pgtype.JSONOID, cdc.Column{Name: "headers", Type: pgtype.JSONBOID}, cdc.Column{Name: "created_at", Type: pgtype.TimestamptzOID})
 	payload := make([]byte, 500)
