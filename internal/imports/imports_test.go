@@ -23,6 +23,7 @@ var rules = []rule{
 	{"github.com/fergusstrange/embedded-postgres", []string{"internal/devenv"}},
 	{"github.com/prometheus", []string{"cmd/outboxd"}},
 	{"github.com/spf13/cobra", []string{"cmd/outboxd"}},
+	{"go.yaml.in/yaml", []string{"cmd/outboxd/internal/config"}},
 	{module + "/internal/devenv", []string{"internal", "examples", "bench"}},
 	{module + "/internal/checker", []string{"internal", "examples", "bench"}},
 }
