@@ -76,9 +76,9 @@ type Verdict struct {
 	Misplaced      int // wrong domain, or a position that does not rise with the order
 	// Premature counts events that a slot had confirmed before the broker had
 	// stored them: a crash at that moment would have lost them.
-	Premature int
-	Samples   int // how often it was looked
-	Duplicates     int // deliveries beyond the first
+	Premature  int
+	Samples    int // how often it was looked
+	Duplicates int // deliveries beyond the first
 
 	// Examples describe the first few violations and duplicates.
 	Examples []string

@@ -22,8 +22,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/outboxd/outboxd/internal/devenv"
 	"github.com/outboxd/outboxd/internal/checker/workload"
+	"github.com/outboxd/outboxd/internal/devenv"
 	"github.com/outboxd/outboxd/internal/devenv/devtest"
 )
 
