@@ -6,7 +6,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
-	"math/rand/v2"
 	"strings"
 	"testing"
 	"time"
@@ -234,34 +233,6 @@ func underLoad(t *testing.T, o workload.Options, h *workload.History, disturb fu
 	}
 	if err := h.Resolve(t.Context(), o.Database); err != nil {
 		t.Fatal(err)
-	}
-}
-
-// TestKillLoop kills the relay at random twenty times. What was in flight, and
-// what was acked since the last witness, may come twice; nothing else may go
-// wrong.
-func TestKillLoop(t *testing.T) {
-	for name, b := range sharedBrokers {
-		t.Run(name, func(t *testing.T) {
-			end := b(t)
-			s := newSite(t, devtest.Database(t))
-			rng := rand.New(rand.NewPCG(7, 7))
-			var h workload.History
-			end.watch(s, func() {
-				underLoad(t, mixed(s, end), &h, func() {
-					for range 20 {
-						r := s.run(end.flags()...)
-						<-time.After(time.Duration(500+rng.IntN(1500)) * time.Millisecond)
-						r.kill()
-					}
-				})
-			})
-			s.run(end.flags()...)
-			// A kill repeats what was in flight, and what was acked since the
-			// last witness, a second ago at most.
-			const kills, inFlight, aSecond = 20, 16_384, 10_000
-			judgeKilled(t, &h, end, kills*(inFlight+aSecond), kills*inFlight)
-		})
 	}
 }
 
