@@ -71,6 +71,11 @@ mod-check: ## Check that go.mod and go.sum are tidy and the modules unchanged
 	go mod tidy -diff
 	go mod verify
 
+.PHONY: kills
+kills: services ## Kill the relay N times with SIGKILL (N=1000 BROKER=Kafka|RabbitMQ SEED=1)
+	OUTBOXD_KILLS=$(or $(N),100) OUTBOXD_SEED=$(or $(SEED),1) go run ./internal/devenv/cmd/services \
+		go test -count=1 -timeout 4h -v -run 'TestKillLoop/$(BROKER)' ./cmd/outboxd/e2e
+
 .PHONY: demo
 demo: ## Run the shop (BROKERS=real: real Kafka and RabbitMQ)
 	@if [ '$(BROKERS)' = real ]; then $(MAKE) --no-print-directory services; fi

@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	_ "github.com/jackc/pgx/v5/stdlib"
 
 	"github.com/outboxd/outboxd/internal/devenv/devtest"
@@ -101,11 +102,11 @@ func TestFloorIsReadBeforeItsPosition(t *testing.T) {
 	})
 }
 
-// The floor is the oldest transaction that has not ended, and it is written when
-// all that ended before is acked, not earlier.
-func TestFloorIsWrittenWhenAllBelowItIsAcked(t *testing.T) {
-	url := devtest.Database(t)
-	db, err := sql.Open("pgx", url)
+// newWitness returns a connection to a database with the witness w in it.
+func newWitness(t *testing.T, w *witness) (*pgx.Conn, *Config) {
+	t.Helper()
+	cfg := &Config{Database: devtest.Database(t), Pipeline: "p", Slot: "s", Publication: "p"}
+	db, err := sql.Open("pgx", cfg.Database)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -113,34 +114,57 @@ func TestFloorIsWrittenWhenAllBelowItIsAcked(t *testing.T) {
 	if _, err := migrations.Up(t.Context(), db); err != nil {
 		t.Fatal(err)
 	}
-	r, err := NewReader(Config{Database: url, Pipeline: "p", Slot: "s", Publication: "p"})
+	conn, err := connectSQL(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	conn, err := connectSQL(t.Context(), &r.cfg)
-	if err != nil {
+	t.Cleanup(func() { closeSQL(conn) })
+	if err := insertWitness(t.Context(), conn, cfg, w); err != nil {
 		t.Fatal(err)
 	}
-	defer closeSQL(conn)
+	return conn, cfg
+}
+
+// Of two who read the same witness, only the first can write it.
+func TestWitnessIsFencedByItsVersion(t *testing.T) {
+	first := witness{timeline: 1, epoch: 1, slot: "s", floor: "0"}
+	conn, cfg := newWitness(t, &first)
+	second := first
+	first.acked.confirm, second.acked.confirm = 100, 50
+	if err := updateWitness(t.Context(), conn, cfg, &first); err != nil {
+		t.Fatal(err)
+	}
+	if err := updateWitness(t.Context(), conn, cfg, &second); code(err) != CodeLostLead {
+		t.Errorf("the second write: %v", err)
+	}
+	if w, err := readWitness(t.Context(), conn, "p"); err != nil || w.acked.confirm != 100 {
+		t.Errorf("acked %s, %v", w.acked.confirm, err)
+	}
+}
+
+// The floor is the oldest transaction that has not ended, and it is written when
+// all that ended before is acked, not earlier.
+func TestFloorIsWrittenWhenAllBelowItIsAcked(t *testing.T) {
 	w := &witness{timeline: 1, epoch: 1, slot: "s", floor: "0"}
-	if err := insertWitness(t.Context(), conn, &r.cfg, w); err != nil {
-		t.Fatal(err)
-	}
+	conn, cfg := newWitness(t, w)
 	k := &keeper{s: newScripted(t, nil), conn: conn, witness: *w, floorAt: time.Now().Add(-floorInterval)}
 
-	open, err := db.BeginTx(t.Context(), nil)
+	running, err := pgx.Connect(t.Context(), cfg.Database)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer open.Rollback()
-	var oldest string
-	if err := open.QueryRow("SELECT pg_current_xact_id()::text").Scan(&oldest); err != nil {
+	defer closeSQL(running)
+	if _, err := running.Exec(t.Context(), "BEGIN"); err != nil {
 		t.Fatal(err)
 	}
-	var end LSN // of a transaction that is younger and has ended
+	var oldest string
+	if err := running.QueryRow(t.Context(), "SELECT pg_current_xact_id()::text").Scan(&oldest); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := conn.Exec(t.Context(), "CREATE TABLE younger ()"); err != nil {
 		t.Fatal(err)
 	}
+	var end LSN // of that younger transaction
 	if err := conn.QueryRow(t.Context(), "SELECT pg_current_wal_insert_lsn()").Scan(&end); err != nil {
 		t.Fatal(err)
 	}
@@ -155,12 +179,8 @@ func TestFloorIsWrittenWhenAllBelowItIsAcked(t *testing.T) {
 		if err := k.write(t.Context(), progress{confirm: step.acked}, time.Now()); err != nil {
 			t.Fatal(err)
 		}
-		w, err := readWitness(t.Context(), conn, "p")
-		if err != nil {
-			t.Fatal(err)
-		}
-		if w.floor != step.want {
-			t.Errorf("with %s acked the replay floor is %s, want %s", step.acked, w.floor, step.want)
+		if w, err := readWitness(t.Context(), conn, "p"); err != nil || w.floor != step.want {
+			t.Errorf("with %s acked the replay floor is %s, want %s; %v", step.acked, w.floor, step.want, err)
 		}
 	}
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/outboxd/outboxd/cmd/outboxd/internal/metrics"
 	"github.com/outboxd/outboxd/cmd/outboxd/internal/record"
+	"github.com/outboxd/outboxd/cmd/outboxd/internal/suggest"
 	"github.com/outboxd/outboxd/publisher"
 	"github.com/outboxd/outboxd/publisher/jsonl"
 	"github.com/outboxd/outboxd/publisher/kafka"
@@ -52,7 +53,7 @@ func (o *runOptions) newBroker() (broker, error) {
 		return broker{}, fmt.Errorf("--broker is missing; it begins with one of %s", schemes)
 	}
 	hint := ""
-	if near := nearest(scheme, []string{"kafka", "amqp", "amqps", "jsonl"}); near != "" {
+	if near := suggest.Nearest(scheme, []string{"kafka", "amqp", "amqps", "jsonl"}); near != "" {
 		hint = fmt.Sprintf(", did you mean %s?", near)
 	}
 	// Only the scheme is shown: what is behind it may hold a password.

@@ -16,6 +16,7 @@ import (
 	"github.com/outboxd/outboxd/cmd/outboxd/internal/record"
 	"github.com/outboxd/outboxd/cmd/outboxd/internal/relay"
 	"github.com/outboxd/outboxd/cmd/outboxd/internal/setup"
+	"github.com/outboxd/outboxd/cmd/outboxd/internal/suggest"
 )
 
 // configError is everything that is wrong with the options' values.
@@ -26,16 +27,31 @@ func (e *configError) Unwrap() error { return e.error }
 // pipelineOptions name the database and what belongs to one pipeline there.
 // Every command but version has them.
 type pipelineOptions struct {
-	database, pipeline, slot, publication, table string
+	config                             string
+	database, databaseFile             string
+	pipeline, slot, publication, table string
+	columns                            string // of run and setup
+
+	origins map[string]origin // of what was given, by flag
+	where   string            // of the pipeline in the configuration file, if that names it
 }
 
 func (o *pipelineOptions) flags(f *pflag.FlagSet) {
+	f.StringVar(&o.config, "config", "", "YAML file; its keys are the flags of outboxd run, and below pipelines: they are of one pipeline")
 	f.StringVar(&o.database, "database", "", "PostgreSQL, as postgres://user:password@host:port/database; what is left out comes from PG* variables")
-	f.StringVar(&o.pipeline, "pipeline", "", "name of the pipeline (default: from the names of database and table)")
+	f.StringVar(&o.databaseFile, "database-file", "", "file that holds what --database would say")
+	f.StringVar(&o.pipeline, "pipeline", "", "name of the pipeline, also to choose it from --config (default: from the names of database and table)")
 	f.StringVar(&o.slot, "slot", "", "replication slot (default: outboxd_PIPELINE)")
 	f.StringVar(&o.publication, "publication", "", "publication (default: outboxd_PIPELINE)")
 	f.StringVar(&o.table, "table", setup.DefaultTable, "event table, as schema.name")
 }
+
+func (o *pipelineOptions) columnsFlag(f *pflag.FlagSet) {
+	f.StringVar(&o.columns, "columns", "", "columns of an existing table that have other names, as id=event_id,payload=body")
+}
+
+// common makes every struct that embeds it options.
+func (o *pipelineOptions) common() *pipelineOptions { return o }
 
 // names fills in the names that were not given.
 func (o *pipelineOptions) names() (setup.Identity, error) {
@@ -46,48 +62,35 @@ func (o *pipelineOptions) names() (setup.Identity, error) {
 	return setup.Names(cmp.Or(config.Database, config.User), o.table, o.pipeline, o.slot, o.publication)
 }
 
-// complete adds to the commands in a fix what it takes to mean the same
-// pipeline: who gave the names to run must give them to setup and adopt.
-// Teardown has them from the witness.
-func (o *pipelineOptions) complete(fix, pipeline string) string {
-	var names strings.Builder
-	for _, a := range [...]struct{ flag, value, standard string }{
-		{"slot", o.slot, ""}, {"publication", o.publication, ""}, {"table", o.table, setup.DefaultTable},
-	} {
-		if a.value != a.standard {
-			fmt.Fprintf(&names, " --%s %s", a.flag, shellWord(a.value))
-		}
-	}
-	for _, command := range [...]string{"outboxd setup --pipeline " + pipeline, "outboxd adopt --pipeline " + pipeline} {
-		fix = strings.ReplaceAll(fix, command, command+names.String())
-	}
-	return fix
+// processOptions are those that several pipelines of one process share.
+type processOptions struct {
+	metrics, logLevel, logFormat string
 }
 
-// shellWord quotes a name so that a shell takes it for one word.
-func shellWord(name string) string {
-	plain := func(r rune) bool {
-		return 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("_.-", r)
-	}
-	if strings.TrimFunc(name, plain) == "" {
-		return name
-	}
-	return "'" + strings.ReplaceAll(name, "'", `'\''`) + "'"
+func (o *processOptions) flags(f *pflag.FlagSet) {
+	f.StringVar(&o.metrics, "metrics", defaultMetrics, "address of /metrics, /livez and /readyz; port 0 takes a free one, off listens nowhere")
+	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
+	f.StringVar(&o.logFormat, "log-format", "auto", "text, json, or auto: text on a terminal, else json")
+}
+
+func (o *processOptions) validate() error {
+	_, err := parseLevel(o.logLevel)
+	return errors.Join(oneOf("log-format", o.logFormat, "auto", "text", "json"), err)
 }
 
 // runOptions are those of outboxd run.
 type runOptions struct {
 	pipelineOptions
-	given func(flag string) bool // whether the flag or its variable was
+	processOptions
 
-	broker, topic, exchange, routingKey  string
-	format, source, columns              string
+	broker, brokerFile                   string
+	topic, exchange, routingKey          string
+	format, source                       string
 	ordering, unroutable, poison         string
 	topicPartitions, topicReplication    int
 	createTopics, allowUnkeyed, failFast bool
 	setup                                bool
 	retention, drainTimeout              time.Duration
-	metrics, logLevel, logFormat         string
 	debezium                             record.Debezium
 }
 
@@ -103,11 +106,12 @@ var debeziumFlags = []string{"debezium-converter", "debezium-placement", "debezi
 
 func (o *runOptions) flags(f *pflag.FlagSet) {
 	o.pipelineOptions.flags(f)
-	f.StringVar(&o.columns, "columns", "", "columns of an existing table that have other names, as id=event_id,payload=body")
+	o.columnsFlag(f)
 	f.BoolVar(&o.setup, "setup", false, "do first what outboxd setup does")
-	f.DurationVar(&o.retention, "retention", setup.DefaultRetention, "how long rows must stay in the table at least; refused when its partitions cannot hold that")
+	f.DurationVar(&o.retention, "retention", 0, "how long rows must stay in the table at least; refused when its partitions cannot hold that (default: what they hold; 72h for a table that --setup makes)")
 
 	f.StringVar(&o.broker, "broker", "", "kafka://host:9092,…  amqp://user:password@host/vhost  jsonl:-  (kafka+tls:// and amqps:// for TLS; options behind ?)")
+	f.StringVar(&o.brokerFile, "broker-file", "", "file that holds what --broker would say")
 	f.StringVar(&o.topic, "topic", record.DefaultTopic, "Kafka topic; {aggregatetype}, {aggregateid} and {type} are filled in")
 	f.BoolVar(&o.createTopics, "create-topics", false, "create topics that are missing")
 	f.IntVar(&o.topicPartitions, "topic-partitions", 0, "partitions of created topics (0: the broker's default)")
@@ -130,18 +134,16 @@ func (o *runOptions) flags(f *pflag.FlagSet) {
 
 	f.DurationVar(&o.drainTimeout, "drain-timeout", relay.DefaultDrainTimeout, "how long a stop waits for the broker's acks")
 	f.BoolVar(&o.failFast, "fail-fast", false, "exit with the first fault (69 when a service is unreachable) instead of trying again")
-	f.StringVar(&o.metrics, "metrics", defaultMetrics, "address of /metrics, /livez and /readyz; port 0 takes a free one, off listens nowhere")
-	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
-	f.StringVar(&o.logFormat, "log-format", "auto", "text, json, or auto: text on a terminal, else json")
+	o.processOptions.flags(f)
 }
 
 // pipeline is what the options of a run come to.
 type pipeline struct {
 	setup.Identity
 	broker  broker
+	record  record.Options
 	format  *record.Format
 	columns setup.Columns
-	hash    string
 }
 
 // validate checks everything that needs neither database nor broker, and
@@ -162,9 +164,6 @@ func (o *runOptions) validate() (*pipeline, error) {
 	p.broker, err = o.newBroker()
 	check(err)
 	check(oneOf("poison", o.poison, "stop"))
-	check(oneOf("log-format", o.logFormat, "auto", "text", "json"))
-	_, err = parseLevel(o.logLevel)
-	check(err)
 	if o.format != string(record.DebeziumRouter) {
 		for _, flag := range debeziumFlags {
 			if o.given(flag) {
@@ -175,18 +174,17 @@ func (o *runOptions) validate() (*pipeline, error) {
 	if o.drainTimeout <= 0 {
 		check(fmt.Errorf("--drain-timeout %s: want more than 0", o.drainTimeout))
 	}
+	if o.retention < 0 {
+		check(fmt.Errorf("--retention %s: want more than 0", o.retention))
+	}
 	// Without a name, which is a problem already, the rest is checked all the
 	// same.
-	options := o.recordOptions(p.broker.kind, cmp.Or(p.Pipeline, "unnamed"))
+	p.record = o.recordOptions(p.broker.kind, cmp.Or(p.Pipeline, "unnamed"))
 	if p.broker.open != nil {
-		p.format, err = record.New(options)
+		p.format, err = record.New(p.record)
 		check(err)
 	}
-	if err := errors.Join(problems...); err != nil {
-		return nil, &configError{err}
-	}
-	p.hash = configHash(options, p.Identity, p.columns, p.broker)
-	return &p, nil
+	return &p, errors.Join(problems...)
 }
 
 func (o *runOptions) recordOptions(kind record.Broker, pipeline string) record.Options {
@@ -207,14 +205,14 @@ func (o *runOptions) recordOptions(kind record.Broker, pipeline string) record.O
 // events and where they go. Relays of one pipeline must agree on it: the second
 // would otherwise take over and publish something else. What only changes how
 // fast or how visibly that happens is left out, and so are passwords.
-func configHash(o record.Options, names setup.Identity, columns setup.Columns, b broker) string {
+func (p *pipeline) configHash() string {
 	text, err := json.Marshal(struct {
 		Record  record.Options
 		Names   setup.Identity
 		Columns string
 		Broker  string
 		Policy  string
-	}{o, names, columns.String(), b.address, b.policy})
+	}{p.record, p.Identity, p.columns.String(), p.broker.address, p.broker.policy})
 	if err != nil {
 		panic(err) // strings and booleans
 	}
@@ -229,7 +227,7 @@ func oneOf(flag, value string, allowed ...string) error {
 		}
 	}
 	hint := ""
-	if near := nearest(value, allowed); near != "" {
+	if near := suggest.Nearest(value, allowed); near != "" {
 		hint = fmt.Sprintf(", did you mean %s?", near)
 	}
 	return fmt.Errorf("--%s %q: want %s%s", flag, value, strings.Join(allowed, " or "), hint)

@@ -46,16 +46,18 @@ func TestConfigurationErrors(t *testing.T) {
 	}
 }
 
-// options parses the flags of a run.
-func options(t *testing.T, args string) *runOptions {
+// parsed is what load makes of the flags of a run.
+func parsed(t *testing.T, args string) *runOptions {
 	t.Helper()
-	o := &runOptions{}
 	cmd := &cobra.Command{}
-	o.flags(cmd.Flags())
+	newRunOptions().flags(cmd.Flags())
 	if err := cmd.ParseFlags(strings.Fields("--database postgres://h/shop " + args)); err != nil {
 		t.Fatal(err)
 	}
-	o.given = cmd.Flags().Changed
+	o, err := loadOne(cmd, inputs{secrets: &redactor{}}, newRunOptions)
+	if err != nil {
+		t.Fatal(err)
+	}
 	return o
 }
 
@@ -63,11 +65,11 @@ func options(t *testing.T, args string) *runOptions {
 // else.
 func TestConfigHash(t *testing.T) {
 	hash := func(args string) string {
-		p, err := options(t, args).validate()
+		p, err := parsed(t, args).validate()
 		if err != nil {
 			t.Fatal(err)
 		}
-		return p.hash
+		return p.configHash()
 	}
 	const base = "--broker kafka://user:password@h1,h2?sasl=plain "
 	want := hash(base)
@@ -98,7 +100,7 @@ func TestBrokerKinds(t *testing.T) {
 	for broker, want := range map[string]record.Broker{
 		"kafka://h": record.Kafka, "kafka+tls://h": record.Kafka, "amqp://h": record.RabbitMQ, "amqps://h": record.RabbitMQ, "jsonl:-": record.Kafka,
 	} {
-		p, err := options(t, "--broker "+broker).validate()
+		p, err := parsed(t, "--broker "+broker).validate()
 		if err != nil {
 			t.Errorf("%s: %v", broker, err)
 			continue
@@ -133,37 +135,20 @@ func TestTally(t *testing.T) {
 	}
 }
 
-// TestComplete: the command in a fix means the pipeline that run was told of.
-func TestComplete(t *testing.T) {
-	const fix = "outboxd setup --pipeline p, or run with --setup"
-	tests := []struct{ args, fix, want string }{
-		{"", fix, fix},
-		{"--table x.y --slot s", fix, "outboxd setup --pipeline p --slot s --table x.y, or run with --setup"},
-		{"--slot s", "first outboxd teardown --pipeline p, then outboxd setup --pipeline p", "first outboxd teardown --pipeline p, then outboxd setup --pipeline p --slot s"},
-		{"--publication it's --slot s", "outboxd adopt --pipeline p, which", `outboxd adopt --pipeline p --slot s --publication 'it'\''s', which`},
-		{"--slot s", "ALTER ROLE", "ALTER ROLE"},
-	}
-	for _, tt := range tests {
-		if got := options(t, tt.args).complete(tt.fix, "p"); got != tt.want {
-			t.Errorf("%q, want %q", got, tt.want)
-		}
-	}
-}
-
 func TestDebeziumFlags(t *testing.T) {
 	const base = "--broker kafka://h --format debezium "
 	hashes := map[string]bool{}
 	for _, args := range []string{"", "--debezium-converter json", "--debezium-placement type:header:eventType", "--debezium-tombstone-on-empty",
 		"--debezium-ignore-missing", "--debezium-route-regex (?P<kind>.*) --topic x.{kind}", "--debezium-route-by type --debezium-route-regex (?P<kind>.*) --topic x.{kind}"} {
-		p, err := options(t, base+args).validate()
+		p, err := parsed(t, base+args).validate()
 		if err != nil {
 			t.Errorf("%s: %v", args, err)
 			continue
 		}
-		if hashes[p.hash] {
+		if hashes[p.configHash()] {
 			t.Errorf("%s does not change the configuration", args)
 		}
-		hashes[p.hash] = true
+		hashes[p.configHash()] = true
 	}
 	for args, want := range map[string]string{
 		"--broker kafka://h --debezium-placement type:header":      "--debezium-placement needs --format debezium",
@@ -171,7 +156,7 @@ func TestDebeziumFlags(t *testing.T) {
 		base + "--debezium-placement nowhere:header":               "nowhere",
 		base + "--debezium-route-by type --debezium-route-regex (": "missing closing )",
 	} {
-		if _, err := options(t, args).validate(); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := parsed(t, args).validate(); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", args, err, want)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -16,137 +17,190 @@ import (
 	"github.com/outboxd/outboxd/publisher"
 )
 
-// daemon is one pipeline at work: the relay, its admin listener and the
-// rotation of the event table.
+// daemon is one pipeline at work: the relay and the rotation of the event
+// table.
 type daemon struct {
-	options *runOptions
-	*pipeline
-	log     *slog.Logger
-	metrics *metrics.Metrics
-	relay   *relay.Relay
+	options   *runOptions
+	*pipeline // its names, but for the first, are run's to read and change
+	name      string
+	log       *slog.Logger
+	metrics   *metrics.Metrics
+
+	mu    sync.Mutex
+	relay *relay.Relay    // nil until the pipeline's names are known
+	state admin.Readiness // while there is no relay, and after it has stopped
+	err   error           // why it has stopped
 }
 
-func newDaemon(o *runOptions, p *pipeline, log *slog.Logger) (*daemon, error) {
-	reader, err := cdc.NewReader(cdc.Config{
-		Database: o.database, Pipeline: p.Pipeline, Slot: p.Slot, Publication: p.Publication,
-		Table: p.Table(), ConfigHash: p.hash, Logger: log,
-		CheckColumns: func(published []string) error { return relay.Columns(p.columns).Check(p.Table(), published) },
-	})
-	if err != nil {
-		return nil, err
-	}
-	d := &daemon{options: o, pipeline: p, log: log, metrics: metrics.New(build()).WithRuntime()}
-	d.relay = &relay.Relay{
-		Source: relay.FromReader(reader),
-		OpenPublisher: func(ctx context.Context, done publisher.Done, guard publisher.Guard) (publisher.Publisher, error) {
-			return p.broker.open(ctx, log, done, guard)
-		},
-		Format: p.format, Table: p.Table(), Columns: relay.Columns(p.columns),
-		DrainTimeout: o.drainTimeout, FailFast: o.failFast,
-		Metrics: d.metrics, Logger: log,
-	}
+func newDaemon(o *runOptions, p *pipeline, log *slog.Logger, m *metrics.Metrics) *daemon {
+	d := &daemon{options: o, pipeline: p, name: p.Pipeline, log: log, metrics: m}
+	d.enter(string(relay.Starting), "")
 	d.metrics.Observe(d.snapshot)
-	return d, nil
+	return d
 }
 
-func (d *daemon) snapshot() metrics.Snapshot {
-	s := d.relay.Snapshot()
-	s.Broker = d.broker.stats()
-	s.SkippedHeaders = d.format.SkippedHeaders()
-	return s
-}
-
-// run returns nil after ctx has ended and everything is drained. The listener
-// lives longest: a probe must see the drain.
+// run returns nil after ctx has ended and everything is drained, else why only
+// an operator can help.
 func (d *daemon) run(ctx context.Context) error {
-	d.log.Info("starting", "version", build().Version, "pipeline", d.Pipeline, "slot", d.Slot,
-		"publication", d.Publication, "table", d.Table(), "broker", d.broker.address)
-	group, working := errgroup.WithContext(ctx)
-	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
-	defer stopServing()
-	if err := d.listen(serving, group); err != nil {
-		return err
-	}
-	group.Go(func() error {
-		defer stopServing()
-		if err := d.prepare(working); err != nil {
-			return err
-		}
-		group.Go(func() error { return d.rotate(working) })
-		return d.named(d.relay.Run(working))
-	})
-	err := group.Wait()
+	err := d.work(ctx)
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return nil
+	}
+	err = d.options.mended(err, d.Identity)
+	if err != nil {
+		d.enter(string(relay.Stopped), reason(err))
+		d.mu.Lock()
+		d.err = err
+		d.mu.Unlock()
 	}
 	return err
 }
 
-// listen opens the admin listener, and serves it in group until serving ends.
-func (d *daemon) listen(serving context.Context, group *errgroup.Group) error {
-	if d.options.metrics == off {
-		return nil
+func (d *daemon) work(ctx context.Context) error {
+	if err := d.patiently(ctx, d.prepare); err != nil {
+		return err
 	}
-	listener, err := admin.Listen(serving, d.options.metrics)
+	r, err := d.newRelay()
 	if err != nil {
 		return err
 	}
-	d.log.Info("listening", "metrics", "http://"+listener.Addr().String()+"/metrics")
-	group.Go(func() error {
-		return admin.Serve(serving, listener, health{d.relay}, d.metrics.Handler())
-	})
-	return nil
+	d.log.Info("starting", "version", build().Version, "slot", d.Slot, "publication", d.Publication, "table", d.Table(), "broker", d.broker.address)
+	d.mu.Lock()
+	d.relay = r
+	d.mu.Unlock()
+	group, working := errgroup.WithContext(ctx)
+	group.Go(func() error { return d.rotate(working, r) })
+	group.Go(func() error { return r.Run(working) })
+	return group.Wait()
 }
 
-// setupPause lies between two attempts to set up a database that cannot be
-// reached.
-const setupPause = 2 * time.Second
-
-// prepare does what outboxd setup does, if asked to. Like the relay it waits
-// for a database that cannot be reached.
+// prepare learns the names that were not given and does what outboxd setup
+// does, if asked to.
 func (d *daemon) prepare(ctx context.Context) error {
-	if !d.options.setup {
-		return nil
+	var err error
+	d.Identity, err = setup.Recall(ctx, d.options.database, d.Identity, d.options.given)
+	if err != nil || !d.options.setup {
+		return err
 	}
-	options := setup.Options{
+	return setup.Apply(ctx, setup.Options{
 		Database: d.options.database, Pipeline: d.Pipeline, Slot: d.Slot, Publication: d.Publication, Table: d.Table(),
 		Columns: d.columns, Retention: d.options.retention,
-	}
-	out := &lineLogger{log: func(line string) { d.log.Info("setup", "did", line) }}
-	for attempt := 1; ; attempt++ {
-		err := setup.Apply(ctx, options, out)
+	}, &lineLogger{log: func(line string) { d.log.Info("setup", "did", line) }})
+}
+
+// preparePause lies between two attempts to prepare in a database that cannot
+// be reached.
+const preparePause = 2 * time.Second
+
+// patiently waits, as the relay does, for a database that cannot be reached.
+func (d *daemon) patiently(ctx context.Context, do func(context.Context) error) error {
+	for {
+		err := do(ctx)
 		var named *cdc.Error
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
 		if d.options.failFast || !errors.As(err, &named) || named.Code != cdc.CodeUnreachable {
 			return err
 		}
-		if attempt == 1 {
-			d.log.Warn("setup waits for the database", "error", err.Error())
+		if d.enter(string(relay.Retrying), err.Error()) {
+			d.log.Warn(string(relay.Retrying), "code", string(named.Code), "error", err.Error(), "fix", named.Fix)
 		}
 		select {
-		case <-time.After(setupPause):
+		case <-time.After(preparePause):
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
 }
 
-// named completes the command in the fix of what stopped the relay.
-func (d *daemon) named(err error) error {
-	var stop *relay.StopError
-	if errors.As(err, &stop) {
-		stop.Fault.Fix = d.options.complete(stop.Fault.Fix, d.Pipeline)
+func (d *daemon) newRelay() (*relay.Relay, error) {
+	reader, err := cdc.NewReader(cdc.Config{
+		Database: d.options.database, Pipeline: d.Pipeline, Slot: d.Slot, Publication: d.Publication,
+		Table: d.Table(), ConfigHash: d.configHash(), Logger: d.log,
+		CheckColumns: func(published []string) error { return relay.Columns(d.columns).Check(d.Table(), published) },
+	})
+	if err != nil {
+		return nil, err
 	}
-	return err
+	return &relay.Relay{
+		Source: relay.FromReader(reader),
+		OpenPublisher: func(ctx context.Context, done publisher.Done, guard publisher.Guard) (publisher.Publisher, error) {
+			return d.broker.open(ctx, d.log, done, guard)
+		},
+		Format: d.format, Table: d.Table(), Columns: relay.Columns(d.columns),
+		DrainTimeout: d.options.drainTimeout, FailFast: d.options.failFast,
+		Metrics: d.metrics, Logger: d.log,
+	}, nil
 }
 
-// health answers the probes for a relay.
-type health struct{ relay *relay.Relay }
+// enter changes the state that is told in place of a relay's, and says whether
+// it was another before.
+func (d *daemon) enter(state, reason string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	changed := d.state.State != state
+	if changed {
+		d.state = admin.Readiness{Pipeline: d.name, State: state, Since: time.Now()}
+	}
+	d.state.Reason = reason
+	return changed
+}
 
-// Live implements admin.Health.
-func (h health) Live() error { return h.relay.Live() }
+// look returns the relay, nil when there is none that works, and what is to be
+// told then.
+func (d *daemon) look() (working *relay.Relay, state admin.Readiness, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.err != nil {
+		return nil, d.state, d.err
+	}
+	return d.relay, d.state, nil
+}
 
-// Ready implements admin.Health.
-func (h health) Ready() admin.Readiness {
-	s := h.relay.Status()
-	return admin.Readiness{Ready: s.Ready, State: string(s.Phase), Reason: s.Reason, Target: s.Target, Since: s.Since}
+// ready is what /readyz tells of the pipeline.
+func (d *daemon) ready() admin.Readiness {
+	r, state, _ := d.look()
+	if r == nil {
+		return state
+	}
+	s := r.Status()
+	return admin.Readiness{Pipeline: d.name, Ready: s.Ready, State: string(s.Phase), Reason: s.Reason, Target: s.Target, Since: s.Since}
+}
+
+// live returns an error when the relay's loop does not turn. One that has
+// stopped is not dead: a restart would not mend it.
+func (d *daemon) live() error {
+	if r, _, _ := d.look(); r != nil {
+		return r.Live()
+	}
+	return nil
+}
+
+func (d *daemon) snapshot() metrics.Snapshot {
+	r, _, stopped := d.look()
+	s := metrics.Snapshot{Stopped: stopped != nil}
+	if r != nil {
+		s = r.Snapshot()
+	}
+	s.Broker = d.broker.stats()
+	s.SkippedHeaders = d.format.SkippedHeaders()
+	return s
+}
+
+// tellStopped tells the log of a pipeline that has stopped while others go on.
+func (d *daemon) tellStopped(err error) {
+	f := explain(err)
+	d.log.Error("this pipeline has stopped, the others go on; mend it, then restart the process",
+		"code", f.code, "error", err.Error(), "fix", f.fix, "exit", f.exit)
+}
+
+// reason is an error for /readyz.
+func reason(err error) string {
+	f := explain(err)
+	text := f.named(err)
+	if f.fix != "" {
+		text += "; fix: " + f.fix
+	}
+	return text
 }

@@ -69,6 +69,15 @@ func conditionExit(code cdc.Code, err error) int {
 	}
 }
 
+// named is the text of err, with the code in front if it does not say it.
+func (f failure) named(err error) string {
+	text := err.Error()
+	if f.code != "" && f.code != "usage" && !strings.Contains(text, f.code) {
+		text = f.code + ": " + text
+	}
+	return text
+}
+
 // reportError writes err as short lines (what, then how to mend it), unless the
 // log has it already, and returns the exit code.
 func reportError(w io.Writer, err error) int {
@@ -77,10 +86,7 @@ func reportError(w io.Writer, err error) int {
 	if errors.As(err, &logged) {
 		return f.exit
 	}
-	text := err.Error()
-	if f.code != "" && f.code != "usage" && !strings.Contains(text, f.code) {
-		text = f.code + ": " + text
-	}
+	text := f.named(err)
 	fmt.Fprintf(w, "outboxd: %s\n", strings.ReplaceAll(text, "\n", "\n  "))
 	if f.fix != "" && !strings.Contains(text, f.fix) {
 		fmt.Fprintf(w, "  fix: %s\n", strings.ReplaceAll(f.fix, "\n", "\n  "))

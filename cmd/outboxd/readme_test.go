@@ -18,7 +18,7 @@ func TestReadmeIsComplete(t *testing.T) {
 	}
 	readme := string(text)
 	flags := map[string]bool{"help": true}
-	for _, cmd := range newRoot(nil, streams{}).Commands() {
+	for _, cmd := range newRoot(inputs{}, streams{}).Commands() {
 		if !strings.Contains(readme, "outboxd "+cmd.Name()) {
 			t.Errorf("README does not show outboxd %s", cmd.Name())
 		}

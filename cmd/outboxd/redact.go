@@ -7,12 +7,18 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // redactor takes passwords out of everything that is printed. Nobody prints one
 // on purpose; this is for the errors of libraries, which like to quote what
 // they could not read.
-type redactor struct{ pairs []string }
+// It is safe for concurrent use.
+type redactor struct {
+	mu       sync.Mutex
+	pairs    []string
+	replacer *strings.Replacer // nil: pairs have been added since
+}
 
 // plainSecret is the length from which a password is replaced wherever it
 // stands. A shorter one, or one that is also the user's name, is likely to be a
@@ -74,6 +80,9 @@ func (r *redactor) add(user, secret string) {
 	}
 	forms = append(forms, url.QueryEscape(secret), url.PathEscape(secret))
 	forms = append(forms, fragments(secret)...)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.replacer = nil
 	slices.SortFunc(forms, func(a, b string) int { return cmp.Or(len(b)-len(a), strings.Compare(a, b)) })
 	for _, form := range slices.Compact(forms) {
 		switch {
@@ -100,25 +109,26 @@ func fragments(secret string) []string {
 
 // text returns s without the secrets.
 func (r *redactor) text(s string) string {
-	return strings.NewReplacer(r.pairs...).Replace(s)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.replacer == nil {
+		r.replacer = strings.NewReplacer(r.pairs...)
+	}
+	return r.replacer.Replace(s)
 }
 
-// writer returns w without the secrets. A secret that is cut in two by two
-// writes passes: every line that this program prints is one write.
-func (r *redactor) writer(w io.Writer) io.Writer {
-	if len(r.pairs) == 0 {
-		return w
-	}
-	return &redactingWriter{w: w, replacer: strings.NewReplacer(r.pairs...)}
-}
+// writer returns w without the secrets, those that are found later included. A
+// secret that is cut in two by two writes passes: every line that this program
+// prints is one write.
+func (r *redactor) writer(w io.Writer) io.Writer { return &redactingWriter{w, r} }
 
 type redactingWriter struct {
-	w        io.Writer
-	replacer *strings.Replacer
+	w       io.Writer
+	secrets *redactor
 }
 
 func (w *redactingWriter) Write(p []byte) (int, error) {
-	if _, err := w.replacer.WriteString(w.w, string(p)); err != nil {
+	if _, err := io.WriteString(w.w, w.secrets.text(string(p))); err != nil {
 		return 0, err
 	}
 	return len(p), nil

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -31,6 +33,16 @@ func TestNoSecretIsPrinted(t *testing.T) {
 	} {
 		calls = append(calls, []string{"run", "--fail-fast", "--metrics", "off", "--database", refused, "--broker", broker})
 	}
+	// The same from files, which the program reads later.
+	t.Chdir(t.TempDir())
+	for i, database := range []string{refused, bad, keywords, broken} {
+		file, secret := fmt.Sprintf("%d.yaml", i), fmt.Sprintf("%d.txt", i)
+		write(t, secret, database+"\n")
+		write(t, file, "fail-fast: true\nmetrics: off\nbroker: 'jsonl:-'\ndatabase: "+strconv.Quote(database)+"\n")
+		calls = append(calls, []string{"run", "--config", file}, []string{"setup", "--config", file}, []string{"teardown", "--yes", "--database-file", secret})
+	}
+	write(t, "broker.yaml", "fail-fast: true\nmetrics: off\nbroker: kafka://u:${PGPASSWORD}@h\ndatabase: "+refused+"\n")
+	calls = append(calls, []string{"run", "--config", "broker.yaml"})
 	for _, args := range calls {
 		for _, format := range []string{"text", "json"} {
 			if args[0] == "run" {

@@ -9,6 +9,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/outboxd/outboxd/cmd/outboxd/internal/suggest"
 )
 
 // streams are what a command reads and writes. in is for questions, out for
@@ -33,8 +35,10 @@ commit order per key.
 
 outboxd adopt mends what run refuses to go over by itself.
 
-Every flag has an environment variable, OUTBOXD_ and its name; a flag goes
-before its variable. PGHOST, PGUSER, PGPASSWORD and their like are honoured.
+Every flag has an environment variable, OUTBOXD_ and its name, and is a key of
+the YAML file that --config names, in which ${VARIABLE} is filled in. A flag goes
+before its variable, a variable before the file. PGHOST, PGUSER, PGPASSWORD and
+their like are honoured.
 
 Exit codes: 0 ok, 1 failed at run time, 2 usage, 69 service unavailable,
 70 defect, 75 gave up, try again later, 77 permission, 78 configuration.`
@@ -45,7 +49,7 @@ func execute(ctx context.Context, args, environ []string, s streams) int {
 	hide := newRedactor(args, env)
 	s.terminal = isTerminal(s.err)
 	s.err = hide.writer(s.err)
-	root := newRoot(env, s)
+	root := newRoot(inputs{env, hide}, s)
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	if err == nil {
@@ -56,7 +60,7 @@ func execute(ctx context.Context, args, environ []string, s streams) int {
 
 // newRoot returns the command tree. Errors that a command's RunE returns are
 // of the command; all others are of usage.
-func newRoot(env map[string]string, s streams) *cobra.Command {
+func newRoot(in inputs, s streams) *cobra.Command {
 	root := &cobra.Command{
 		Use:           "outboxd",
 		Short:         "Publish events from PostgreSQL transactions to Kafka or RabbitMQ",
@@ -67,9 +71,6 @@ func newRoot(env map[string]string, s streams) *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return cmd.Help()
 		},
-		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
-			return fromEnvironment(cmd.Flags(), env)
-		},
 	}
 	root.SuggestionsMinimumDistance = 2
 	root.CompletionOptions.HiddenDefaultCmd = true
@@ -78,7 +79,7 @@ func newRoot(env map[string]string, s streams) *cobra.Command {
 	root.SetIn(s.in)
 	root.SetFlagErrorFunc(flagError)
 	root.SetHelpTemplate(helpTemplate)
-	root.AddCommand(newSetup(s), newRun(env, s), newAdopt(s), newTeardown(s), newVersion(s))
+	root.AddCommand(newSetup(in, s), newRun(in, s), newAdopt(in, s), newTeardown(in, s), newVersion(s))
 	for _, cmd := range root.Commands() {
 		cmd.Args = noArguments
 		documentVariables(cmd.Flags())
@@ -128,7 +129,7 @@ func flagError(cmd *cobra.Command, err error) error {
 	if errors.As(err, &unknown) {
 		var names []string
 		cmd.Flags().VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
-		if near := nearest(unknown.GetSpecifiedName(), names); near != "" {
+		if near := suggest.Nearest(unknown.GetSpecifiedName(), names); near != "" {
 			hint = ", did you mean --" + near
 		}
 	}
@@ -151,57 +152,4 @@ func environment(environ []string) map[string]string {
 		env[name] = value
 	}
 	return env
-}
-
-// fromEnvironment sets the flags that were not given from their variables. An
-// empty variable is none: that is how compose files and charts pass nothing.
-func fromEnvironment(flags *pflag.FlagSet, env map[string]string) error {
-	var problems []error
-	flags.VisitAll(func(f *pflag.Flag) {
-		value := env[variable(f.Name)]
-		if f.Changed || value == "" || f.Name == "help" {
-			return
-		}
-		if err := flags.Set(f.Name, value); err != nil {
-			problems = append(problems, fmt.Errorf("variable %s: %w", variable(f.Name), err))
-		}
-	})
-	if len(problems) > 0 {
-		return usageError{errors.Join(problems...)}
-	}
-	return nil
-}
-
-// nearest returns the candidate that differs from name in the fewest letters,
-// "" when all of them differ in too many to be meant.
-func nearest(name string, candidates []string) string {
-	best, found := 2+len(name)/4, ""
-	for _, c := range candidates {
-		if d := distance(name, c); d < best {
-			best, found = d, c
-		}
-	}
-	return found
-}
-
-// distance counts the letters to insert, remove or replace to make b of a.
-func distance(a, b string) int {
-	previous := make([]int, len(b)+1)
-	for j := range previous {
-		previous[j] = j
-	}
-	for i := range len(a) {
-		row := make([]int, len(b)+1)
-		row[0] = i + 1
-		for j := range len(b) {
-			row[j+1] = min(previous[j+1], row[j]) + 1
-			if replace := previous[j]; a[i] == b[j] {
-				row[j+1] = min(row[j+1], replace)
-			} else {
-				row[j+1] = min(row[j+1], replace+1)
-			}
-		}
-		previous = row
-	}
-	return previous[len(b)]
 }

@@ -7,7 +7,7 @@ import (
 
 // TestHelp: the flags, their defaults and variables are a contract.
 func TestHelp(t *testing.T) {
-	for _, command := range []string{"", "setup", "run", "teardown", "version"} {
+	for _, command := range []string{"", "setup", "run", "adopt", "teardown", "version"} {
 		name := strings.TrimSpace("outboxd " + command)
 		t.Run(name, func(t *testing.T) {
 			r := call(t, nil, append(strings.Fields(command), "--help")...)
@@ -65,16 +65,5 @@ func TestVersion(t *testing.T) {
 	r.expect(t, 0)
 	if !strings.HasPrefix(r.out, "outboxd ") || !strings.Contains(r.out, "built with go1.") {
 		t.Errorf("%s", r.out)
-	}
-}
-
-func TestDistance(t *testing.T) {
-	for _, tt := range []struct {
-		a, b string
-		want int
-	}{{"", "", 0}, {"", "abc", 3}, {"abc", "", 3}, {"broker", "broker", 0}, {"brokr", "broker", 1}, {"kitten", "sitting", 3}} {
-		if got := distance(tt.a, tt.b); got != tt.want {
-			t.Errorf("distance(%q, %q) = %d, want %d", tt.a, tt.b, got, tt.want)
-		}
 	}
 }

@@ -26,6 +26,7 @@ const (
 // rotation is the housekeeping of the event table.
 type rotation struct {
 	*daemon
+	relay   *relay.Relay
 	rotator *retention.Rotator
 	checked bool   // the table can hold the retention asked for, or none was
 	failed  string // the last error, to log it once
@@ -35,13 +36,13 @@ type rotation struct {
 // this relay leads, on a connection that lives for that moment. What fails is
 // logged when it changes and tried again, and never stops the relay. The one
 // exception is found the first time: a retention that the table cannot hold.
-func (d *daemon) rotate(ctx context.Context) error {
-	r := &rotation{daemon: d, rotator: retention.NewRotator(d.Table()), checked: !d.options.given("retention")}
+func (d *daemon) rotate(ctx context.Context, working *relay.Relay) error {
+	r := &rotation{daemon: d, relay: working, rotator: retention.NewRotator(d.Table()), checked: d.options.retention == 0}
 	ticker := time.NewTicker(rotateLook)
 	defer ticker.Stop()
 	var due time.Time
 	for {
-		if now := time.Now(); now.After(due) && d.relay.Status().Phase == relay.Streaming {
+		if now := time.Now(); now.After(due) && r.relay.Status().Phase == relay.Streaming {
 			due = now.Add(rotateInterval)
 			err := r.step(ctx)
 			var refused *cdc.Error

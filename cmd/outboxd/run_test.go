@@ -117,7 +117,7 @@ func TestRun(t *testing.T) {
 	insert(t, db, 0, 50)
 	first := run(t, db, path)
 	eventually(t, "50 events", func() bool { return len(numbers(t, path)) == 50 })
-	if code, body := first.get("/readyz"); code != 200 || body != "streaming\n" {
+	if code, body := first.get("/readyz"); code != 200 || !strings.HasSuffix(body, "_outbox: streaming\n") {
 		t.Errorf("readyz: %d %s", code, body)
 	}
 	if code, _ := first.get("/livez"); code != 200 {
@@ -125,9 +125,11 @@ func TestRun(t *testing.T) {
 	}
 	eventually(t, "metrics of the slot", func() bool {
 		_, body := first.get("/metrics")
-		return strings.Contains(body, `outboxd_events_published_total{destination="outbox.event.order"} 50`) &&
-			strings.Contains(body, `outboxd_slot_wal_status{status="reserved"} 1`) && strings.Contains(body, "outboxd_leader 1") &&
-			strings.Contains(body, `outboxd_retention_runs_total{result="ok"} 1`)
+		return regexp.MustCompile(`outboxd_events_published_total{destination="outbox.event.order",pipeline="\w+_outbox"} 50\n`).MatchString(body) &&
+			regexp.MustCompile(`outboxd_slot_wal_status{pipeline="\w+",status="reserved"} 1\n`).MatchString(body) &&
+			regexp.MustCompile(`outboxd_leader{pipeline="\w+"} 1\n`).MatchString(body) &&
+			regexp.MustCompile(`outboxd_pipeline_up{pipeline="\w+"} 1\n`).MatchString(body) &&
+			regexp.MustCompile(`outboxd_retention_runs_total{pipeline="\w+",result="ok"} 1\n`).MatchString(body)
 	})
 	if code := first.finish(); code != 0 {
 		t.Errorf("exit code %d after a stop", code)
@@ -149,11 +151,39 @@ func TestRun(t *testing.T) {
 func TestRunNotSetUp(t *testing.T) {
 	db := database(t)
 	r := call(t, nil, "run", "--database", db, "--broker", "jsonl:-", "--metrics", "off", "--pipeline", "p", "--table", "public.events", "--log-format", "text")
-	r.expect(t, 78, "not_set_up", "fix: outboxd setup --pipeline p --table public.events")
+	r.expect(t, 78, "not_set_up", "fix: outboxd setup --pipeline p --table public.events --database 'postgres://postgres@127.0.0.1")
 	r = call(t, nil, "run", "--database", db, "--broker", "jsonl:-", "--metrics", "off", "--log-format", "json")
 	r.expect(t, 78, `"msg":"giving up"`, `"code":"not_set_up"`, `"exit":78`)
 	if strings.Contains(r.err, "\noutboxd: ") {
 		t.Errorf("JSON logs end with lines of text:\n%s", r.err)
+	}
+}
+
+// TestNamesAreRecalled: run and adopt need no more than the pipeline's name.
+func TestNamesAreRecalled(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "out")
+	db := database(t, "--pipeline", "p", "--table", "public.events", "--slot", devtest.Name(t), "--publication", "My publication")
+	execSQL(t, db, `INSERT INTO events (id, aggregatetype, aggregateid, type, payload) VALUES (gen_random_uuid(), 'order', 'one', 'placed', '{"n": 0}')`)
+	leader := run(t, db, path, "--pipeline", "p")
+	eventually(t, "an event", func() bool { return len(numbers(t, path)) == 1 })
+	// To the other relay it is the same configuration, in whatever way it was
+	// told the names.
+	second := run(t, db, path, "--pipeline", "p", "--table", "public.events")
+	eventually(t, "standby", func() bool { return second.says(`"msg":"standby`) })
+	for _, b := range []*background{second, leader} {
+		if code := b.finish(); code != 0 {
+			t.Errorf("exit code %d", code)
+		}
+	}
+	r := call(t, nil, "adopt", "--database", db, "--pipeline", "p")
+	r.expect(t, 0)
+	if !strings.Contains(r.out, "pipeline p: no gap") {
+		t.Errorf("%s", r.out)
+	}
+	again := run(t, db, path, "--pipeline", "p", "--setup")
+	eventually(t, "streaming", func() bool { return again.says(`"msg":"streaming"`) })
+	if code := again.finish(); code != 0 {
+		t.Errorf("exit code %d of run --setup", code)
 	}
 }
 
@@ -179,7 +209,7 @@ func TestStandby(t *testing.T) {
 	eventually(t, "streaming", func() bool { return leader.says(`"msg":"streaming"`) })
 	second := run(t, db, path, "--pipeline", "p")
 	eventually(t, "standby", func() bool { return second.says(`"msg":"standby`) && second.says("is held by server process") })
-	if code, body := second.get("/readyz"); code != 200 || !strings.HasPrefix(body, "standby") {
+	if code, body := second.get("/readyz"); code != 200 || !strings.HasPrefix(body, "p: standby") {
 		t.Errorf("readyz: %d %s", code, body)
 	}
 	other := call(t, nil, "run", "--database", db, "--broker", "jsonl:"+path, "--pipeline", "p", "--metrics", "off", "--topic", "another")
@@ -239,11 +269,12 @@ func withUser(t *testing.T, db, user, password string) string {
 	return u.String()
 }
 
-// TestSetupWaitsForDatabase: run --setup is as patient as run.
-func TestSetupWaitsForDatabase(t *testing.T) {
+// TestWaitsForDatabase: a run that has to look something up in the database
+// first is as patient as the relay.
+func TestWaitsForDatabase(t *testing.T) {
 	b := start(t, nil, "run", "--database", "postgres://u@127.0.0.1:1/db", "--broker", "jsonl:-", "--metrics", "127.0.0.1:0", "--setup")
-	eventually(t, "a word on it", func() bool { return b.says("setup waits for the database") })
-	if code, body := b.get("/readyz"); code != 503 || !strings.HasPrefix(body, "starting") {
+	eventually(t, "a word on it", func() bool { return b.says(`"msg":"retrying"`) && b.says("database_unreachable") })
+	if code, body := b.get("/readyz"); code != 503 || !strings.HasPrefix(body, "db_outbox: retrying: database_unreachable") {
 		t.Errorf("readyz: %d %s", code, body)
 	}
 	if code := b.finish(); code != 0 {
@@ -260,4 +291,5 @@ func TestTeardown(t *testing.T) {
 	if !strings.Contains(r.out, "dropped") || !strings.Contains(r.out, "replication slot outboxd_p") {
 		t.Errorf("%s", r.out)
 	}
+	call(t, nil, "teardown", "--database", db, "--pipeline", "p", "--yes").expect(t, 78, "not_set_up: no pipeline p in database", "none is set up here")
 }

@@ -75,7 +75,7 @@ func inFlight(address string) (events int) {
 	if err != nil {
 		return 0
 	}
-	_, value, _ := strings.Cut(string(body), "\noutboxd_inflight_events ")
+	_, value, _ := strings.Cut(string(body), "\noutboxd_inflight_events{pipeline=\"p\"} ")
 	_, _ = fmt.Sscan(value, &events)
 	return events
 }

@@ -1,35 +1,62 @@
 package main
 
 import (
+	"context"
+
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/outboxd/outboxd/cmd/outboxd/internal/setup"
 )
 
-func newTeardown(s streams) *cobra.Command {
-	var names pipelineOptions
-	var dropTables, yes bool
+// teardownOptions are those of outboxd teardown.
+type teardownOptions struct {
+	pipelineOptions
+	dropTables, yes bool
+}
+
+func (o *teardownOptions) flags(f *pflag.FlagSet) {
+	o.pipelineOptions.flags(f)
+	f.BoolVar(&o.dropTables, "drop-tables", false, "also drop the event table and all rows in it")
+	f.BoolVar(&o.yes, "yes", false, "do not ask")
+}
+
+func newTeardownOptions() *teardownOptions { return &teardownOptions{} }
+
+func newTeardown(in inputs, s streams) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "teardown",
 		Short: "Drop the replication slot and the publication of a pipeline",
 		Long: `Drops the pipeline's slot, then its publication; the event table and its rows
 only with --drop-tables. It asks for the pipeline's name first. Events that were
-not relayed yet will not be, unless they are still in the table.`,
+not relayed yet will not be, unless they are still in the table.
+
+With --config of several pipelines --pipeline says which.`,
 		Example: `  outboxd teardown --database postgres://owner@db/shop
   outboxd teardown --database postgres://owner@db/shop --drop-tables --yes`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			table := names.table
-			if !cmd.Flags().Changed("table") {
-				table = "" // the witness knows it
+			o, err := loadOne(cmd, in, newTeardownOptions)
+			if err != nil {
+				return err
 			}
-			return setup.Teardown(cmd.Context(), setup.TeardownOptions{
-				Database: names.database, Pipeline: names.pipeline, Slot: names.slot, Publication: names.publication, Table: table,
-				DropTables: dropTables, Yes: yes,
-			}, s.in, s.out)
+			return o.run(cmd.Context(), s)
 		},
 	}
-	names.flags(cmd.Flags())
-	cmd.Flags().BoolVar(&dropTables, "drop-tables", false, "also drop the event table and all rows in it")
-	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	newTeardownOptions().flags(cmd.Flags())
 	return cmd
+}
+
+func (o *teardownOptions) run(ctx context.Context, s streams) error {
+	id, err := o.names()
+	if err != nil {
+		return &configError{err}
+	}
+	table := o.table
+	if !o.given("table") {
+		table = "" // the witness knows it
+	}
+	return o.mended(setup.Teardown(ctx, setup.TeardownOptions{
+		Database: o.database, Pipeline: o.pipeline, Slot: o.slot, Publication: o.publication, Table: table,
+		DropTables: o.dropTables, Yes: o.yes,
+	}, s.in, s.out), id)
 }

@@ -79,6 +79,7 @@ type Publisher struct {
 	outcomes  sync.Mutex
 	writing   []*publisher.Record
 	abandoned bool
+	givenUp   int // records, by Close
 }
 
 var _ publisher.Publisher = (*Publisher)(nil)
@@ -183,40 +184,54 @@ func (p *Publisher) declined() error {
 	return nil
 }
 
-// Close implements publisher.Publisher.
+// Close implements publisher.Publisher. On its way is what is being written.
 func (p *Publisher) Close(ctx context.Context) error {
-	p.mu.Lock()
-	p.closed = true
-	p.mu.Unlock()
-	signal(p.wake)
-	signal(p.room)
-	var err error
+	p.shut()
 	select {
 	case <-p.idle:
 	case <-ctx.Done():
-		if n := p.abandon(); n > 0 {
-			err = fmt.Errorf("close: %d records given up: %w", n, context.Cause(ctx))
-		}
+		p.abandon()
 	}
 	// This ends a write that hangs, where the system lets it.
 	_ = p.file.Close()
-	return err
+	p.outcomes.Lock()
+	defer p.outcomes.Unlock()
+	if p.givenUp > 0 {
+		return fmt.Errorf("%w: %d records given up", publisher.ErrClosed, p.givenUp)
+	}
+	return nil
 }
 
-// abandon reports what has no outcome yet.
-func (p *Publisher) abandon() int {
+// shut takes nothing more and gives up what is queued.
+func (p *Publisher) shut() {
+	p.outcomes.Lock()
+	defer p.outcomes.Unlock()
+	p.mu.Lock()
+	p.closed = true
+	queue, err := p.queue, publisher.ErrClosed
+	p.queue = nil
+	if p.broken != nil {
+		err = abortedError(p.broken)
+	}
+	p.mu.Unlock()
+	signal(p.wake)
+	signal(p.room)
+	p.giveUp(queue, err)
+}
+
+// abandon gives up what is being written.
+func (p *Publisher) abandon() {
 	p.outcomes.Lock()
 	defer p.outcomes.Unlock()
 	p.abandoned = true
-	p.mu.Lock()
-	queue := p.queue
-	p.queue = nil
-	p.mu.Unlock()
-	for _, r := range p.writing {
-		p.done(r, fmt.Errorf("%w: %w", publisher.ErrClosed, publisher.ErrUnknown))
+	p.giveUp(p.writing, fmt.Errorf("%w: %w", publisher.ErrClosed, publisher.ErrUnknown))
+	p.writing = nil
+}
+
+// giveUp reports records that Close gives up. The caller holds outcomes.
+func (p *Publisher) giveUp(records []*publisher.Record, err error) {
+	p.givenUp += len(records)
+	for _, r := range records {
+		p.done(r, err)
 	}
-	for _, r := range queue {
-		p.done(r, publisher.ErrClosed)
-	}
-	return len(p.writing) + len(queue)
 }

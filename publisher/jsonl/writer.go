@@ -18,7 +18,7 @@ func (p *Publisher) run() {
 			return
 		}
 		if cause != nil {
-			p.report(batch, func(int) error { return fmt.Errorf("%w: %v", publisher.ErrAborted, cause) })
+			p.report(batch, func(int) error { return abortedError(cause) })
 			continue
 		}
 		e.buf.Reset()
@@ -101,8 +101,14 @@ func (p *Publisher) settle(batch []*publisher.Record, n int, err, poison error) 
 		case i == n && err == nil, i == 0:
 			return cause
 		}
-		return fmt.Errorf("%w: %v", publisher.ErrAborted, cause)
+		return abortedError(cause)
 	})
+}
+
+// abortedError is for a record that was not written because of cause, which is
+// not its own: the text tells, errors.As does not find it.
+func abortedError(cause error) error {
+	return fmt.Errorf("%w: %v", publisher.ErrAborted, cause)
 }
 
 // report reports what outcome says for each index of batch, unless Close has

@@ -171,7 +171,7 @@ func missingTopic(t *testing.T, c *cluster) {
 	r := discreet(s.run(c.broker()...))
 	r.says(http.StatusServiceUnavailable, "held", `missing_topic "`+c.topic+`"`, "--create-topics")
 	_, body := r.get("/metrics")
-	contains(t, body, `outboxd_events_held{reason="missing_topic",target="`+c.topic+`"} 1`)
+	contains(t, body, `outboxd_events_held{pipeline="`+s.pipeline+`",reason="missing_topic",target="`+c.topic+`"} 1`)
 	if r.metric("outboxd_oldest_unpublished_age_seconds") <= 0 {
 		t.Error("the metric of the oldest event says that none waits")
 	}

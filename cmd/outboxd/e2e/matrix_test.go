@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
+	"maps"
 	"os"
 	"strconv"
 	"strings"
@@ -18,6 +19,7 @@ import (
 	"github.com/outboxd/outboxd/internal/checker"
 	"github.com/outboxd/outboxd/internal/checker/matrix"
 	"github.com/outboxd/outboxd/internal/checker/workload"
+	"github.com/outboxd/outboxd/internal/devenv"
 	"github.com/outboxd/outboxd/internal/devenv/devtest"
 	"github.com/outboxd/outboxd/outbox"
 )
@@ -57,17 +59,19 @@ func (r *rabbitEnd) seen(id string) bool { return r.consumer.Seen(id) }
 
 // faultRun is one run of a row.
 type faultRun struct {
-	t     *testing.T
-	site  *site
-	end   matrixEnd
-	flags []string // beside those of end
-	load  workload.Options
-	relay *relay // the one started last
+	t      *testing.T
+	site   *site
+	server *devenv.Postgres // where the row has one of its own
+	end    matrixEnd
+	flags  []string // beside those of end
+	load   workload.Options
+	relay  *relay // the one started last
 
 	history  workload.History
 	relays   []*relay
 	stopLoad func() // ends the writers and waits for them
 	probes   int
+	gaps     [][2]int // parts of the history that may be missing at the broker
 	recovery time.Duration
 
 	mu  sync.Mutex
@@ -77,6 +81,9 @@ type faultRun struct {
 // settled is how long the end of a row waits for records that should not come:
 // all relays have ended by then, and the broker has what they published.
 const settled = time.Second
+
+// underWay is how many events are committed before something breaks.
+const underWay = 300
 
 // maxRSS bounds the resident set of a relay in every row.
 const maxRSS = 128 << 20
@@ -147,7 +154,29 @@ func (f *faultRun) begin(arrange func(*faultRun)) {
 		f.start().ready()
 	}
 	f.startLoad()
+	eventually(f.t, time.Minute, "the writers are at work", func() bool { return f.history.Committed() >= underWay })
 	f.flows()
+}
+
+// ownServer gives the row a PostgreSQL of its own.
+func ownServer(version string, settings map[string]string) func(*faultRun) {
+	return func(f *faultRun) {
+		f.t.Helper()
+		o := devenv.PostgresOptions{Version: version, Settings: map[string]string{"fsync": "off"}}
+		maps.Copy(o.Settings, settings)
+		server, err := devenv.StartPostgres(f.t.Context(), o)
+		if err != nil {
+			f.t.Fatal(err)
+		}
+		f.t.Cleanup(func() { _ = server.Close() })
+		f.server, f.site = server, newSite(f.t, server.URL("postgres", "postgres"))
+	}
+}
+
+// toRabbitMQ publishes to the shared RabbitMQ.
+func toRabbitMQ(f *faultRun) {
+	f.t.Helper()
+	f.end = newRabbitEnd(f.t, devtest.RabbitMQ(f.t))
 }
 
 // start starts a relay with the flags of the row, and some more.
@@ -181,37 +210,43 @@ func (f *faultRun) flows() {
 }
 
 // healed says that the fault is over from now on. It waits for an event that is
-// committed after it and notes how long that took.
+// committed after it and notes how long that took, at worst.
 func (f *faultRun) healed() {
 	f.t.Helper()
 	began := time.Now()
 	f.flows()
-	f.recovery = time.Since(began)
+	f.recovery = max(f.recovery, time.Since(began))
 }
 
-// probe commits one event, of an aggregate of its own, and returns its id.
+// probe commits one event and returns its id.
 func (f *faultRun) probe() (id string) {
 	f.t.Helper()
 	eventually(f.t, time.Minute, "an event can be written", func() bool {
-		f.probes++
-		key, payload := fmt.Sprintf("probe-%d", f.probes), []byte(`{"probe": true}`)
-		event := outbox.Event{ID: outbox.NewID(), AggregateType: "order", AggregateID: key, Type: "order.probed", Payload: payload}
-		w := checker.Written{ID: event.ID.String(), Outcome: checker.Committed, Domain: f.end.domain("order", key), N: 1, Sum: sha256.Sum256(payload)}
-		if err := f.site.writeEvent(event); err != nil {
-			w.Outcome = checker.Unknown
+		event, written := f.event()
+		if err := f.commit(event); err != nil {
+			written.Outcome = checker.Unknown
 		}
-		f.history.Add([]checker.Written{w})
-		id = w.ID
-		return w.Outcome == checker.Committed
+		f.history.Add([]checker.Written{written})
+		id = written.ID
+		return written.Outcome == checker.Committed
 	})
 	return id
 }
 
-// writeEvent commits one event as the services' role.
-func (s *site) writeEvent(event outbox.Event) error {
-	ctx, cancel := context.WithTimeout(s.t.Context(), 10*time.Second)
+// event is one of an aggregate of its own, and how the history has it once it
+// is committed.
+func (f *faultRun) event() (outbox.Event, checker.Written) {
+	f.probes++
+	key, payload := fmt.Sprintf("probe-%d", f.probes), []byte(`{"probe": true}`)
+	e := outbox.Event{ID: outbox.NewID(), AggregateType: "order", AggregateID: key, Type: "order.probed", Payload: payload}
+	return e, checker.Written{ID: e.ID.String(), Outcome: checker.Committed, Domain: f.end.domain("order", key), N: 1, Sum: sha256.Sum256(payload)}
+}
+
+// commit writes one event as the services' role.
+func (f *faultRun) commit(event outbox.Event) error {
+	ctx, cancel := context.WithTimeout(f.t.Context(), 10*time.Second)
 	defer cancel()
-	conn, err := pgx.Connect(ctx, s.app)
+	conn, err := pgx.Connect(ctx, f.site.app)
 	if err != nil {
 		return err
 	}
@@ -234,11 +269,34 @@ func (f *faultRun) arrives(id string) {
 	}
 }
 
+// quiet ends the writers and waits until all that they committed has arrived:
+// for faults that make a gap, before which nothing may be missing. It returns
+// the place in the history.
+func (f *faultRun) quiet() int {
+	f.t.Helper()
+	f.stopLoad()
+	f.arrives(f.probe())
+	f.await(f.history.Written())
+	return len(f.history.Written())
+}
+
+// gap says that of what was written from a place in the history until now, any
+// part may be missing: the relay named the gap, and somebody accepted it. Call
+// it without load.
+func (f *faultRun) gap(from int) { f.gaps = append(f.gaps, [2]int{from, len(f.history.Written())}) }
+
 // finish ends load and relays, in good order, and judges.
 func (f *faultRun) finish() *checker.Verdict {
 	f.t.Helper()
 	f.stopLoad()
 	written := f.history.Written()
+	for _, g := range f.gaps {
+		for i := g[0]; i < g[1]; i++ {
+			if written[i].Outcome == checker.Committed {
+				written[i].Outcome = checker.Unknown
+			}
+		}
+	}
 	f.await(written)
 	for _, r := range f.relays {
 		f.stopRelay(r)

@@ -36,6 +36,7 @@ func (c *KafkaConsumer) Read(ctx context.Context, done func(distinct int) bool) 
 			d := checker.Delivered{
 				ID: header(r.Headers, "ce_id"), Domain: r.Topic + "/" + string(r.Key), Position: header(r.Headers, "ce_sequence"),
 				Place: fmt.Sprintf("%s partition %d offset %d (producer %d epoch %d, %s)", r.Topic, r.Partition, r.Offset, r.ProducerID, r.ProducerEpoch, r.Timestamp.UTC().Format("15:04:05.000")), Sum: sha256.Sum256(r.Value),
+				Log: logName(r.Topic, r.Partition), Offset: r.Offset,
 			}
 			c.delivered = append(c.delivered, d)
 			c.distinct[d.ID] = true

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/outboxd/outboxd/internal/checker"
@@ -68,6 +69,49 @@ func (h *History) Committed() int {
 		}
 	}
 	return n
+}
+
+// Ledger is the table in which each transaction of a writer notes its id.
+const Ledger = "public.ledger"
+
+// LedgerSQL makes the ledger.
+const LedgerSQL = "CREATE TABLE " + Ledger + " (tx uuid PRIMARY KEY); GRANT INSERT, SELECT ON " + Ledger + " TO PUBLIC"
+
+// Resolve finds out about the transactions whose outcome is not known. It takes
+// the place of each in the ledger: where that is taken the transaction has
+// committed, and where it was not the transaction never will. (The server's own
+// transaction ids do not tell: after a crash it gives one again whose records
+// were not flushed.)
+func (h *History) Resolve(ctx context.Context, database string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var conn *pgx.Conn
+	outcomes := map[string]checker.Outcome{}
+	for i := range h.written {
+		w := &h.written[i]
+		if w.Outcome != checker.Unknown || w.Tx == "" {
+			continue
+		}
+		if conn == nil {
+			var err error
+			if conn, err = pgx.Connect(ctx, database); err != nil {
+				return err
+			}
+			defer conn.Close(context.WithoutCancel(ctx))
+		}
+		if outcomes[w.Tx] == 0 {
+			tag, err := conn.Exec(ctx, "INSERT INTO "+Ledger+" VALUES ($1) ON CONFLICT DO NOTHING", w.Tx)
+			if err != nil {
+				return fmt.Errorf("look up transaction %s: %w", w.Tx, err)
+			}
+			outcomes[w.Tx] = checker.Committed
+			if tag.RowsAffected() == 1 {
+				outcomes[w.Tx] = checker.RolledBack
+			}
+		}
+		w.Outcome = outcomes[w.Tx]
+	}
+	return nil
 }
 
 // number returns the next number of a domain. The caller holds the domain's
@@ -170,7 +214,15 @@ func (w *writer) transaction() error {
 		_ = w.conn.Close(ctx)
 		return nil
 	}
+	id := outbox.NewID().String()
+	if _, err := tx.Exec(ctx, "INSERT INTO "+Ledger+" VALUES ($1)", id); err != nil {
+		_ = w.conn.Close(ctx)
+		return w.misled(err)
+	}
 	written, err := w.fill(ctx, tx)
+	for i := range written {
+		written[i].Tx = id
+	}
 	if err != nil {
 		// Nothing of it can have been committed.
 		w.finish(written, checker.RolledBack)
@@ -194,6 +246,16 @@ func (w *writer) transaction() error {
 		return nil
 	}
 	w.finish(written, checker.Committed)
+	return nil
+}
+
+// misled returns err if it says that the test is wrong, nil if the database may
+// just be away.
+func (w *writer) misled(err error) error {
+	var refused *pgconn.PgError
+	if errors.As(err, &refused) && (refused.Code == "42P01" || refused.Code == "42501") {
+		return fmt.Errorf("writer %d: %w", w.id, err)
+	}
 	return nil
 }
 

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -28,17 +29,19 @@ const (
 // Health is what the probes ask. Its methods must return at once and be safe
 // for concurrent use.
 type Health interface {
-	// Live returns an error when the process's own loop no longer turns. It
+	// Live returns an error when a loop of the process's own no longer turns. It
 	// says nothing of dependencies: a restart does not mend those.
 	Live() error
-	// Ready reports whether events flow, or would flow from the leader.
-	Ready() Readiness
+	// Ready reports of each pipeline whether events flow, or would flow from
+	// the leader.
+	Ready() []Readiness
 }
 
-// Readiness is the answer of /readyz.
+// Readiness is what /readyz tells of one pipeline.
 type Readiness struct {
-	Ready bool `json:"ready"`
-	// State is one word: "streaming", "standby", "held", …
+	Pipeline string `json:"pipeline"`
+	Ready    bool   `json:"ready"`
+	// State is one word: "streaming", "standby", "held", "stopped", …
 	State string `json:"state"`
 	// Reason says why it is not ready, for people. It holds no secret.
 	Reason string `json:"reason,omitempty"`
@@ -123,14 +126,19 @@ func Handler(health Health, metrics http.Handler) http.Handler {
 	return mux
 }
 
-// writeReadiness answers with JSON when asked for it, else with one line.
-func writeReadiness(w http.ResponseWriter, r *http.Request, ready Readiness) {
+// writeReadiness answers with JSON when asked for it, else with a line for each
+// pipeline. The process is ready when all of them are.
+func writeReadiness(w http.ResponseWriter, r *http.Request, pipelines []Readiness) {
+	ready := !slices.ContainsFunc(pipelines, func(p Readiness) bool { return !p.Ready })
 	code := http.StatusOK
-	if !ready.Ready {
+	if !ready {
 		code = http.StatusServiceUnavailable
 	}
 	if strings.Contains(r.Header.Get("Accept"), "application/json") {
-		body, err := json.Marshal(ready)
+		body, err := json.Marshal(struct {
+			Ready     bool        `json:"ready"`
+			Pipelines []Readiness `json:"pipelines"`
+		}{ready, pipelines})
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 			return
@@ -141,21 +149,30 @@ func writeReadiness(w http.ResponseWriter, r *http.Request, ready Readiness) {
 		_, _ = w.Write(append(body, '\n'))
 		return
 	}
-	line := ready.State
-	if ready.Target != "" && !strings.Contains(ready.Reason, ready.Target) {
-		line += fmt.Sprintf(" (%q)", ready.Target)
+	lines := make([]string, len(pipelines))
+	for i, p := range pipelines {
+		lines[i] = p.line()
 	}
-	if ready.Reason != "" {
-		line += ": " + ready.Reason
-	}
-	writeText(w, code, line)
+	writeText(w, code, strings.Join(lines, "\n"))
 }
 
-func writeText(w http.ResponseWriter, code int, line string) {
+// line is a readiness for people.
+func (p Readiness) line() string {
+	line := p.Pipeline + ": " + p.State
+	if p.Target != "" && !strings.Contains(p.Reason, p.Target) {
+		line += fmt.Sprintf(" (%q)", p.Target)
+	}
+	if p.Reason != "" {
+		line += ": " + strings.ReplaceAll(p.Reason, "\n", " ")
+	}
+	return line
+}
+
+func writeText(w http.ResponseWriter, code int, text string) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	setCommon(w)
 	w.WriteHeader(code)
-	_, _ = w.Write([]byte(line + "\n"))
+	_, _ = w.Write([]byte(text + "\n"))
 }
 
 func setCommon(w http.ResponseWriter) {

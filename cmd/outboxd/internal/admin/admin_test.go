@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -18,11 +19,11 @@ import (
 
 type health struct {
 	live  error
-	ready admin.Readiness
+	ready []admin.Readiness
 }
 
-func (h health) Live() error            { return h.live }
-func (h health) Ready() admin.Readiness { return h.ready }
+func (h health) Live() error              { return h.live }
+func (h health) Ready() []admin.Readiness { return h.ready }
 
 func metricsStub() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "outboxd_x 1\n") })
@@ -37,7 +38,8 @@ func get(h admin.Health, method, path, accept string) *httptest.ResponseRecorder
 }
 
 func TestHandler(t *testing.T) {
-	held := admin.Readiness{State: "held", Reason: "missing_topic: create it", Target: "orders"}
+	flows := admin.Readiness{Pipeline: "b", Ready: true, State: "streaming"}
+	held := admin.Readiness{Pipeline: "a", State: "held", Reason: "missing_topic: create it", Target: "orders"}
 	tests := []struct {
 		name, method, path string
 		health             health
@@ -45,10 +47,11 @@ func TestHandler(t *testing.T) {
 		body               string
 	}{
 		{"live", "GET", "/livez", health{}, 200, "ok\n"},
-		{"live while held", "GET", "/livez", health{ready: held}, 200, "ok\n"},
+		{"live while held", "GET", "/livez", health{ready: []admin.Readiness{held}}, 200, "ok\n"},
 		{"dead", "GET", "/livez", health{live: errors.New("no tick for 20s")}, 503, "no tick for 20s\n"},
-		{"ready", "GET", "/readyz", health{ready: admin.Readiness{Ready: true, State: "streaming"}}, 200, "streaming\n"},
-		{"held", "GET", "/readyz", health{ready: held}, 503, "held (\"orders\"): missing_topic: create it\n"},
+		{"ready", "GET", "/readyz", health{ready: []admin.Readiness{flows}}, 200, "b: streaming\n"},
+		{"held", "GET", "/readyz", health{ready: []admin.Readiness{held}}, 503, "a: held (\"orders\"): missing_topic: create it\n"},
+		{"one of two is held", "GET", "/readyz", health{ready: []admin.Readiness{held, flows}}, 503, "a: held (\"orders\"): missing_topic: create it\nb: streaming\n"},
 		{"metrics", "GET", "/metrics", health{}, 200, "outboxd_x 1\n"},
 		{"unknown", "GET", "/debug/pprof/", health{}, 404, ""},
 		{"reads only", "POST", "/readyz", health{}, 405, ""},
@@ -64,14 +67,23 @@ func TestHandler(t *testing.T) {
 }
 
 func TestReadinessJSON(t *testing.T) {
-	want := admin.Readiness{State: "held", Reason: "x", Target: `"quoted"`, Since: time.Unix(1700000000, 0).UTC()}
-	w := get(health{ready: want}, "GET", "/readyz", "application/json")
-	var got admin.Readiness
-	if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil {
-		t.Fatal(err)
+	want := []admin.Readiness{
+		{Pipeline: "a", State: "held", Reason: "x", Target: `"quoted"`, Since: time.Unix(1700000000, 0).UTC()},
+		{Pipeline: "b", State: "streaming", Ready: true, Since: time.Unix(1700000000, 0).UTC()},
 	}
-	if w.Code != 503 || got != want || w.Header().Get("Content-Type") != "application/json" {
-		t.Errorf("%d %+v, want 503 %+v", w.Code, got, want)
+	for ready, code := range map[bool]int{false: 503, true: 200} {
+		want[0].Ready = ready
+		w := get(health{ready: want}, "GET", "/readyz", "application/json")
+		var got struct {
+			Ready     bool
+			Pipelines []admin.Readiness
+		}
+		if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil {
+			t.Fatal(err)
+		}
+		if w.Code != code || got.Ready != ready || !slices.Equal(got.Pipelines, want) || w.Header().Get("Content-Type") != "application/json" {
+			t.Errorf("%d %+v, want %d %+v", w.Code, got, code, want)
+		}
 	}
 }
 

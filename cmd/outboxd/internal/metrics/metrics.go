@@ -31,10 +31,40 @@ type Build struct {
 	Version, Revision, GoVersion string
 }
 
-// Metrics are the counters of one process. All methods are safe for concurrent
+// Registry holds the metrics of one process.
+type Registry struct{ registry *prometheus.Registry }
+
+// NewRegistry returns a registry with what runs, and no pipeline yet.
+func NewRegistry(build Build) *Registry {
+	info := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name:        "outboxd_build_info",
+		Help:        "1, with what runs as labels.",
+		ConstLabels: prometheus.Labels{"version": build.Version, "revision": build.Revision, "goversion": build.GoVersion},
+	})
+	info.Set(1)
+	r := &Registry{registry: prometheus.NewRegistry()}
+	r.registry.MustRegister(info)
+	return r
+}
+
+// WithRuntime adds the collectors of the Go runtime and of the process.
+func (r *Registry) WithRuntime() *Registry {
+	r.registry.MustRegister(
+		collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+	)
+	return r
+}
+
+// Handler serves the exposition.
+func (r *Registry) Handler() http.Handler {
+	return promhttp.HandlerFor(r.registry, promhttp.HandlerOpts{})
+}
+
+// Metrics are the counters of one pipeline. All methods are safe for concurrent
 // use.
 type Metrics struct {
-	registry   *prometheus.Registry
+	registerer prometheus.Registerer
 	received   prometheus.Counter
 	ignored    prometheus.Counter
 	published  *prometheus.CounterVec
@@ -50,10 +80,12 @@ type Metrics struct {
 	destinations map[string]prometheus.Counter
 }
 
-// New returns metrics that begin at zero.
-func New(build Build) *Metrics {
+// Pipeline returns metrics that begin at zero and carry the pipeline's name as
+// a label, also when it is the only one: what is drawn of one pipeline stays
+// right when a second comes. Each name may be asked for once.
+func (r *Registry) Pipeline(name string) *Metrics {
 	m := &Metrics{
-		registry: prometheus.NewRegistry(),
+		registerer: prometheus.WrapRegistererWith(prometheus.Labels{"pipeline": name}, r.registry),
 		received: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "outboxd_events_received_total",
 			Help: "Events taken from the replication slot, without those skipped because they were published before.",
@@ -97,32 +129,13 @@ func New(build Build) *Metrics {
 		}),
 		destinations: map[string]prometheus.Counter{},
 	}
-	info := prometheus.NewGauge(prometheus.GaugeOpts{
-		Name:        "outboxd_build_info",
-		Help:        "1, with what runs as labels.",
-		ConstLabels: prometheus.Labels{"version": build.Version, "revision": build.Revision, "goversion": build.GoVersion},
-	})
-	info.Set(1)
-	m.registry.MustRegister(m.received, m.ignored, m.published, m.latency, m.sessions, m.violations, m.rotations, m.parked, m.released, m.discarded, info)
+	m.registerer.MustRegister(m.received, m.ignored, m.published, m.latency, m.sessions, m.violations, m.rotations,
+		m.parked, m.released, m.discarded)
 	// A violation must show as a step from 0, not as a series that appears.
 	for _, kind := range []string{"ack", "order"} {
 		m.violations.WithLabelValues(kind)
 	}
 	return m
-}
-
-// WithRuntime adds the collectors of the Go runtime and of the process.
-func (m *Metrics) WithRuntime() *Metrics {
-	m.registry.MustRegister(
-		collectors.NewGoCollector(),
-		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-	)
-	return m
-}
-
-// Handler serves the exposition.
-func (m *Metrics) Handler() http.Handler {
-	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
 }
 
 // Received counts one event taken from the slot.

@@ -18,24 +18,25 @@ var update = flag.Bool("update", false, "write the golden file")
 
 const golden = "../../../../testdata/metrics/metrics.golden"
 
-func expose(t *testing.T, m *metrics.Metrics) string {
+func expose(t *testing.T, r *metrics.Registry) string {
 	t.Helper()
 	w := httptest.NewRecorder()
-	m.Handler().ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	r.Handler().ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
 	if w.Code != 200 {
 		t.Fatalf("GET /metrics: %d %s", w.Code, w.Body)
 	}
 	return w.Body.String()
 }
 
-func testMetrics() *metrics.Metrics {
-	return metrics.New(metrics.Build{Version: "v1.2.3", Revision: "abc", GoVersion: "go1.26"})
+func registry() *metrics.Registry {
+	return metrics.NewRegistry(metrics.Build{Version: "v1.2.3", Revision: "abc", GoVersion: "go1.26"})
 }
 
 // TestExposition: names, types, help and labels are a contract with alerts and
 // dashboards.
 func TestExposition(t *testing.T) {
-	m := testMetrics()
+	r := registry()
+	m := r.Pipeline("shop")
 	m.Received()
 	m.Received()
 	m.Ignored()
@@ -59,7 +60,7 @@ func TestExposition(t *testing.T) {
 			SkippedHeaders: 5,
 		}
 	})
-	got := expose(t, m)
+	got := expose(t, r)
 	if *update {
 		if err := os.MkdirAll("../../../../testdata/metrics", 0o755); err != nil {
 			t.Fatal(err)
@@ -79,21 +80,22 @@ func TestExposition(t *testing.T) {
 
 // TestAbsent: what is not known is not exposed as 0.
 func TestAbsent(t *testing.T) {
-	m := testMetrics()
+	r := registry()
+	m := r.Pipeline("shop")
 	s := metrics.Snapshot{}
 	m.Observe(func() metrics.Snapshot { return s })
-	got := expose(t, m)
+	got := expose(t, r)
 	for _, name := range []string{"outboxd_slot_", "outboxd_events_held"} {
 		if strings.Contains(got, name) {
 			t.Errorf("%s* is exposed although nothing is known of it", name)
 		}
 	}
 	s.Slot = cdc.SlotStats{At: time.Unix(1, 0), SafeBytes: -1, WALStatus: "reserved"}
-	got = expose(t, m)
+	got = expose(t, r)
 	if strings.Contains(got, "outboxd_slot_safe_wal_bytes") {
 		t.Error("slot_safe_wal_bytes is exposed although the server sets no limit")
 	}
-	if !strings.Contains(got, `outboxd_slot_wal_status{status="reserved"} 1`) {
+	if !strings.Contains(got, `outboxd_slot_wal_status{pipeline="shop",status="reserved"} 1`) {
 		t.Errorf("wal_status is missing:\n%s", got)
 	}
 }
@@ -101,24 +103,46 @@ func TestAbsent(t *testing.T) {
 // TestDestinationsBounded: a topic per aggregate id must not fill the memory of
 // whoever scrapes.
 func TestDestinationsBounded(t *testing.T) {
-	m := testMetrics()
+	r := registry()
+	m := r.Pipeline("shop")
 	for i := range 150 {
 		m.Published(fmt.Sprint("topic-", i)).Inc()
 	}
 	m.Published("topic-3").Inc()
-	got := expose(t, m)
+	got := expose(t, r)
 	if n := strings.Count(got, "outboxd_events_published_total{"); n != 101 {
 		t.Errorf("%d series, want 100 and one for the others", n)
 	}
-	for _, want := range []string{`{destination="other"} 50`, `{destination="topic-3"} 2`} {
+	for _, want := range []string{`{destination="other",pipeline="shop"} 50`, `{destination="topic-3",pipeline="shop"} 2`} {
 		if !strings.Contains(got, want) {
 			t.Errorf("no %s", want)
 		}
 	}
 }
 
+// TestPipelines: each has series of its own, and what is the process's has no
+// pipeline.
+func TestPipelines(t *testing.T) {
+	r := registry()
+	for _, name := range []string{"kafka", "rabbitmq"} {
+		m := r.Pipeline(name)
+		m.Received()
+		m.Observe(func() metrics.Snapshot { return metrics.Snapshot{Stopped: name == "kafka"} })
+	}
+	got := expose(t, r)
+	for _, want := range []string{
+		`outboxd_events_received_total{pipeline="kafka"} 1`, `outboxd_events_received_total{pipeline="rabbitmq"} 1`,
+		`outboxd_pipeline_up{pipeline="kafka"} 0`, `outboxd_pipeline_up{pipeline="rabbitmq"} 1`,
+		`outboxd_build_info{goversion="go1.26",revision="abc",version="v1.2.3"} 1`,
+	} {
+		if !strings.Contains(got, want+"\n") {
+			t.Errorf("no %s", want)
+		}
+	}
+}
+
 func TestWithRuntime(t *testing.T) {
-	got := expose(t, testMetrics().WithRuntime())
+	got := expose(t, registry().WithRuntime())
 	for _, want := range []string{"go_goroutines ", "process_resident_memory_bytes "} {
 		if !strings.Contains(got, want) {
 			t.Errorf("no %s", want)

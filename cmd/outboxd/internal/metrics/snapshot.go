@@ -10,6 +10,8 @@ import (
 
 // Snapshot is the state of a relay at one moment.
 type Snapshot struct {
+	// Stopped: the relay has met what only an operator can mend.
+	Stopped bool
 	// OldestUnpublished is the age of the oldest committed event that is known
 	// and not acked; 0 when there is none.
 	OldestUnpublished time.Duration
@@ -55,7 +57,7 @@ type Broker struct {
 var walStatuses = [...]string{"reserved", "extended", "unreserved", "lost"}
 
 // Observe has f called at each scrape. It may be called once.
-func (m *Metrics) Observe(f func() Snapshot) { m.registry.MustRegister(&collector{snapshot: f}) }
+func (m *Metrics) Observe(f func() Snapshot) { m.registerer.MustRegister(&collector{snapshot: f}) }
 
 type collector struct{ snapshot func() Snapshot }
 
@@ -64,6 +66,7 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 }
 
 var (
+	descUp          = desc("pipeline_up", "1 while the relay of the pipeline works or tries to; 0 when it has stopped on what only an operator can mend.")
 	descAge         = desc("oldest_unpublished_age_seconds", "Age of the oldest committed event that is known to the relay and not acked; 0 when there is none.")
 	descInFlight    = desc("inflight_events", "Events given to the publisher whose outcome is not known yet.")
 	descBytes       = desc("inflight_bytes", "Bytes of the events in flight.")
@@ -96,6 +99,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
+	gauge(descUp, flag(!s.Stopped))
 	gauge(descAge, max(s.OldestUnpublished, 0).Seconds())
 	gauge(descInFlight, float64(s.InFlightEvents))
 	gauge(descBytes, float64(s.InFlightBytes))

@@ -33,7 +33,7 @@ func BenchmarkEvent(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	r := &Relay{Source: nothing{}, Format: format, Table: "public.outbox", Metrics: metrics.New(metrics.Build{}), Logger: slog.New(slog.DiscardHandler)}
+	r := &Relay{Source: nothing{}, Format: format, Table: "public.outbox", Metrics: metrics.NewRegistry(metrics.Build{}).Pipeline("test"), Logger: slog.New(slog.DiscardHandler)}
 	r.init()
 	s := r.newSession()
 	s.pub = instant{s.done}

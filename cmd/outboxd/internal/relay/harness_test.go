@@ -24,12 +24,13 @@ import (
 // synctest bubble: time is virtual.
 type bench struct {
 	*relay.Relay
-	t      *testing.T
-	slot   *script
-	broker *publishertest.Fake
-	logged *logs
-	stop   context.CancelFunc
-	result chan error
+	t        *testing.T
+	slot     *script
+	broker   *publishertest.Fake
+	logged   *logs
+	registry *metrics.Registry
+	stop     context.CancelFunc
+	result   chan error
 }
 
 func newBench(t *testing.T) *bench {
@@ -37,7 +38,7 @@ func newBench(t *testing.T) *bench {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &bench{t: t, slot: newScript(t), broker: &publishertest.Fake{}, logged: &logs{}, result: make(chan error, 1)}
+	b := &bench{t: t, slot: newScript(t), broker: &publishertest.Fake{}, logged: &logs{}, registry: metrics.NewRegistry(metrics.Build{}), result: make(chan error, 1)}
 	b.slot.published = b.has
 	b.Relay = &relay.Relay{
 		Source: b.slot,
@@ -45,7 +46,7 @@ func newBench(t *testing.T) *bench {
 			return b.broker.Open(done, guard)
 		},
 		Format: format, Table: "public.outbox",
-		Metrics: metrics.New(metrics.Build{}),
+		Metrics: b.registry.Pipeline("test"),
 		Logger:  slog.New(slog.NewTextHandler(b.logged, &slog.HandlerOptions{Level: slog.LevelInfo})),
 	}
 	b.Metrics.Observe(b.Snapshot)
@@ -132,10 +133,11 @@ func (l *logs) String() string {
 	return l.buf.String()
 }
 
+// expose returns all metrics, without the label that all of them have.
 func (b *bench) expose() string {
 	w := httptest.NewRecorder()
-	b.Metrics.Handler().ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
-	return w.Body.String()
+	b.registry.Handler().ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	return strings.NewReplacer(`{pipeline="test"}`, "", `,pipeline="test"`, "", `pipeline="test",`, "").Replace(w.Body.String())
 }
 
 // exposed returns the value of a metric, as text.

@@ -58,7 +58,7 @@ func TestCause(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			r := &Relay{Metrics: metrics.New(metrics.Build{}), Logger: slog.New(slog.DiscardHandler)}
+			r := &Relay{Metrics: metrics.NewRegistry(metrics.Build{}).Pipeline("test"), Logger: slog.New(slog.DiscardHandler)}
 			r.init()
 			s := r.newSession()
 			ctx, cancel := context.WithCancelCause(t.Context())

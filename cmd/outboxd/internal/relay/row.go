@@ -67,6 +67,7 @@ type plan struct {
 type MissingColumnsError struct {
 	Table   string   // schema.name
 	Missing []string // all of them
+	Fields  []string // of an event, that they hold: what --columns calls them
 	Present []string
 }
 
@@ -77,22 +78,23 @@ func (e *MissingColumnsError) Error() string {
 
 // Fix says what an operator does about it.
 func (e *MissingColumnsError) Fix() string {
-	return "name the columns with --columns id=…,aggregatetype=…,aggregateid=…,type=…,payload=…; if the publication has a column list, add them to it"
+	return fmt.Sprintf("name what holds them: --columns %s=…; if the publication has a column list, add %s to it",
+		strings.Join(e.Fields, "=…,"), strings.Join(e.Missing, ", "))
 }
 
 // Check returns a *MissingColumnsError when a table with the columns present
 // lacks one that every event needs.
 func (c Columns) Check(table string, present []string) error {
-	var missing []string
+	var missing, fields []string
 	for r, name := range c.names() {
 		if role(r) < optionalRoles && !slices.Contains(present, name) {
-			missing = append(missing, name)
+			missing, fields = append(missing, name), append(fields, defaultNames[r])
 		}
 	}
 	if missing == nil {
 		return nil
 	}
-	return &MissingColumnsError{Table: table, Missing: missing, Present: present}
+	return &MissingColumnsError{Table: table, Missing: missing, Fields: fields, Present: present}
 }
 
 func newPlan(rel *cdc.Relation, columns Columns) (*plan, error) {

@@ -141,6 +141,9 @@ func TestColumns(t *testing.T) {
 	if !errors.As(err, &missing) || !reflect.DeepEqual(missing.Missing, []string{"event_id", "kind"}) {
 		t.Errorf("%v, want event_id and kind and not the optional meta", err)
 	}
+	if want := "name what holds them: --columns id=…,type=…; if the publication has a column list, add event_id, kind to it"; missing.Fix() != want {
+		t.Errorf("fix %q, want %q", missing.Fix(), want)
+	}
 	rel.Columns[2].Name = "event_id"
 	if _, err := newPlan(rel, Columns{ID: "event_id"}); err != nil {
 		t.Error(err)

@@ -37,6 +37,9 @@ type Identity struct {
 // Table is the outbox table as the witness names it: schema.name, unquoted.
 func (n Identity) Table() string { return n.Schema + "." + n.Name }
 
+// setTable takes the outbox table as Table returns it.
+func (n *Identity) setTable(table string) { n.Schema, n.Name, _ = strings.Cut(table, ".") }
+
 // sql is the outbox table for use in SQL.
 func (n Identity) sql() string { return pgx.Identifier{n.Schema, n.Name}.Sanitize() }
 

@@ -50,7 +50,8 @@ type Options struct {
 	// json.
 	Payload outbox.PayloadType
 	// Retention is how long a table made here keeps its rows at least, from a
-	// minute to a year. Zero: DefaultRetention.
+	// minute to a year. Zero: DefaultRetention. A table that was made before
+	// keeps its own; it must be no shorter than what is asked for.
 	Retention time.Duration
 	// SlotTimeout: zero means DefaultSlotTimeout.
 	SlotTimeout time.Duration
@@ -69,6 +70,7 @@ type settings struct {
 	columns       Columns
 	payload       outbox.PayloadType
 	retention     time.Duration
+	asked         bool // for that retention
 	ring          retention.Ring
 	slotTimeout   time.Duration
 	relayRole     string
@@ -87,7 +89,7 @@ func (o Options) settings() (*settings, error) {
 	s := &settings{
 		Identity: names, config: config,
 		columns: o.Columns, payload: cmp.Or(o.Payload, outbox.JSON),
-		retention: cmp.Or(o.Retention, DefaultRetention), slotTimeout: cmp.Or(o.SlotTimeout, DefaultSlotTimeout),
+		retention: cmp.Or(o.Retention, DefaultRetention), asked: o.Retention != 0, slotTimeout: cmp.Or(o.SlotTimeout, DefaultSlotTimeout),
 		relayRole: o.RelayRole, appRole: o.AppRole, serverVersion: cmp.Or(o.ServerVersion, assumedVersion),
 	}
 	s.ring = retention.NewRing(names.Table(), s.retention)

@@ -59,13 +59,13 @@ func (sl *slot) check(s *settings, st *state) (p Problems) {
 	if e := sl.ours(s.Slot); e != nil {
 		return Problems{e}
 	}
-	remake := fmt.Sprintf("if nothing has been relayed from it: SELECT pg_drop_replication_slot(%s); then outboxd setup", literal(s.Slot))
+	remake := fmt.Sprintf("if nothing has been relayed from it: SELECT pg_drop_replication_slot(%s); then outboxd setup --pipeline %s", literal(s.Slot), s.Pipeline)
 	if st.witness != nil {
-		remake = fmt.Sprintf("outboxd teardown --pipeline %s, then outboxd setup; what was written meanwhile is in table %s, but not relayed", s.Pipeline, s.Table())
+		remake = fmt.Sprintf("outboxd teardown --pipeline %s, then outboxd setup --pipeline %[1]s; what was written meanwhile is in table %[2]s, but not relayed", s.Pipeline, s.Table())
 	}
 	switch {
 	case sl.status == "lost":
-		p.add(cdc.CodeSlotLost, fmt.Sprintf("outboxd teardown --pipeline %s, then outboxd setup; events in between are in the table, but not relayed", s.Pipeline),
+		p.add(cdc.CodeSlotLost, fmt.Sprintf("outboxd teardown --pipeline %s, then outboxd setup --pipeline %[1]s; events in between are in the table, but not relayed", s.Pipeline),
 			"the server has removed WAL that slot %q needs", s.Slot)
 	case sl.confirmed == "":
 		p.add(cdc.CodeSlotActive, "try again when it is done", "slot %q is being made by process %d (%s)", s.Slot, sl.activePID, sl.holder)

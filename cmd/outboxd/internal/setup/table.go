@@ -108,7 +108,7 @@ func (t *table) check(s *settings, st *state) (p Problems) {
 		p.add(cdc.CodePrivilege, fmt.Sprintf("run setup as the owner of table %s, or give its owner's SQL to them: outboxd setup --print", name),
 			"role %q does not own table %s, which it takes to publish it and to grant on it", st.server.user, name)
 	}
-	if st.ring != nil && s.retention > st.ring.Holds() {
+	if st.ring != nil && s.asked && s.retention > st.ring.Holds() {
 		p.add(cdc.CodeConfig, fmt.Sprintf("ask for --retention %s or less, or make another table", st.ring.Holds()),
 			"the partitions of table %s hold %s and cannot be changed; the retention asked for is %s", name, st.ring.Holds(), s.retention)
 	}

@@ -38,8 +38,9 @@ type removal struct {
 // Teardown drops the pipeline's slot, then its publication, then what the
 // witness knows of it, and writes to out what it did. Unless told not to, it
 // first lists that and reads the pipeline's name from in. What is missing is
-// reported and no error. A slot that a relay holds, or that is not a pipeline's
-// of this database, is an *cdc.Error, and nothing is dropped then.
+// reported and no error, unless nothing is there. That, a slot that a relay
+// holds, and one that is not a pipeline's of this database are an *cdc.Error,
+// and nothing is dropped then.
 func Teardown(ctx context.Context, o TeardownOptions, in io.Reader, out io.Writer) error {
 	s, err := Options{Database: o.Database, Pipeline: o.Pipeline, Slot: o.Slot, Publication: o.Publication, Table: o.Table}.settings()
 	if err != nil {
@@ -72,6 +73,9 @@ func teardown(ctx context.Context, conn *pgx.Conn, o TeardownOptions, s *setting
 	}
 	if err := st.slot.droppable(s.Slot); err != nil {
 		return err
+	}
+	if st.witness == nil && st.slot == nil && st.publication == nil && (st.ring == nil || !o.DropTables) {
+		return unknown(ctx, conn, s, st)
 	}
 	removals, err := removals(ctx, conn, o, s, st)
 	if err != nil {
@@ -127,7 +131,7 @@ func (s *settings) follow(w *witness, o TeardownOptions) error {
 			Fix: "leave --table out"}
 	}
 	s.Slot, s.Publication = w.slot, w.publication
-	s.Schema, s.Name, _ = strings.Cut(w.table, ".")
+	s.setTable(w.table)
 	return nil
 }
 
@@ -148,6 +152,24 @@ func (sl *slot) droppable(name string) error {
 func slotHeld(name, by string, err error) error {
 	return &cdc.Error{Code: cdc.CodeSlotActive, Detail: fmt.Sprintf("slot %q is in use by %s", name, by),
 		Fix: "stop the relay first", Err: err}
+}
+
+// unknown says that nothing of the pipeline is here, and which others are.
+func unknown(ctx context.Context, conn *pgx.Conn, s *settings, st *state) error {
+	e := &cdc.Error{Code: cdc.CodeNotSetUp, Detail: fmt.Sprintf("no pipeline %s in database %s; none is set up here", s.Pipeline, st.database),
+		Fix: "check --database; after a complete teardown there is nothing to do"}
+	if st.schemaVersion <= 0 {
+		return e
+	}
+	var known []string
+	if err := conn.QueryRow(ctx, "SELECT coalesce(array_agg(pipeline ORDER BY pipeline), '{}') FROM outboxd.witness").Scan(&known); err != nil {
+		return fmt.Errorf("look up other pipelines: %w", err)
+	}
+	if len(known) > 0 {
+		e.Detail = fmt.Sprintf("no pipeline %s in database %s; known here: %s", s.Pipeline, st.database, strings.Join(known, ", "))
+		e.Fix = "name one of them with --pipeline"
+	}
+	return e
 }
 
 // removals lists what belongs to the pipeline, the slot first.

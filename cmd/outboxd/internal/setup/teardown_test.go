@@ -126,6 +126,31 @@ func TestTeardownKeepsForeignTable(t *testing.T) {
 	d.exec(t, "SELECT FROM outbox")
 }
 
+// A pipeline of which nothing is here was misspelt, or is gone already: who
+// scripts a teardown must learn that it did nothing.
+func TestTeardownUnknown(t *testing.T) {
+	d := newDatabase(t)
+	_, err := d.teardown(t, setup.TeardownOptions{Pipeline: "none", Yes: true}, "")
+	wantProblem(t, err, cdc.CodeNotSetUp, "no pipeline none in database "+d.name+"; none is set up here")
+	first, second := devtest.Name(t)+"_a", devtest.Name(t)+"_b"
+	d.mustApply(t, setup.Options{Pipeline: first})
+	d.mustApply(t, setup.Options{Pipeline: second})
+	for _, o := range []setup.TeardownOptions{{}, {Yes: true}, {Pipeline: "none"}, {Pipeline: "none", Table: "public.nothing", DropTables: true}} {
+		out, err := d.teardown(t, o, "")
+		fix := wantProblem(t, err, cdc.CodeNotSetUp, "known here: "+min(first, second)+", "+max(first, second))
+		if out != "" || fix != "name one of them with --pipeline" {
+			t.Errorf("fix %q, said:\n%s", fix, out)
+		}
+	}
+	// What is left of a pipeline is taken back, whatever it is.
+	d.exec(t, "DELETE FROM outboxd.witness WHERE pipeline = '"+first+"'; DROP PUBLICATION outboxd_"+first)
+	if out, err := d.teardown(t, setup.TeardownOptions{Pipeline: first, Yes: true}, ""); err != nil || count(out, "dropped", "slot outboxd_"+first) != 1 {
+		t.Errorf("%v\n%s", err, out)
+	}
+	_, err = d.teardown(t, setup.TeardownOptions{Pipeline: first, Yes: true}, "")
+	wantProblem(t, err, cdc.CodeNotSetUp, "known here: "+second)
+}
+
 func TestTeardownRefusesSlot(t *testing.T) {
 	d := newDatabase(t)
 	d.mustApply(t, setup.Options{})
