@@ -62,7 +62,7 @@ func queryError(doing string, err error) error {
 	}
 	switch pgErr.Code {
 	case "42P01", "3F000":
-		e.Code, e.Detail = cdc.CodeNotSetUp, doing+": the table outboxd.parked is missing in this database"
+		e.Code, e.Detail = cdc.CodeNotSetUp, doing+": the schema outboxd of this database is missing, or older than this program"
 		e.Fix = "outboxd setup brings the schema up to date"
 	case "42501":
 		e.Code, e.Fix = cdc.CodePrivilege, "run outboxd setup with --relay-role, which grants what the relay needs"

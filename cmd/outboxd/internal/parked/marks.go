@@ -28,8 +28,8 @@ type Change struct {
 }
 
 // Marked discards the rows that are marked for it, and returns those that are
-// to be published, as many as are taken at once. Everything up to passed has been
-// handed over in this session. Nothing may be parked between this and the next
+// to be published, as many as are taken at once, with their reasons. Everything
+// up to passed has been handed over in this session. Nothing may be parked between this and the next
 // Settle, or a domain could be freed that has a row.
 func (l *Lot) Marked(ctx context.Context, passed cdc.Position) (Marks, error) {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
@@ -56,10 +56,10 @@ func (l *Lot) marked(ctx context.Context, passed cdc.Position) (m Marks, err err
 		return m, err
 	}
 	rows, err := l.conn.Query(ctx, `
-		SELECT position, domain, destination, id, aggregatetype, aggregateid, type, payload, headers, payload_kind, created_at, commit_time
+		SELECT position, domain, destination, id, aggregatetype, aggregateid, type, payload, headers, payload_kind, created_at, commit_time, reason
 		FROM outboxd.parked JOIN (
 			SELECT position, sum(size) OVER (ORDER BY position) - size AS before FROM outboxd.parked p JOIN outboxd.witness w USING (pipeline)
-			WHERE p.pipeline = $1 AND p.state = 'retry' AND (p.position < `+published+` OR p.position <= $4) AND NOT EXISTS (
+			WHERE p.pipeline = $1 AND p.state = 'retry' AND (p.position < `+published+` OR p.behind AND p.position <= $4) AND NOT EXISTS (
 				SELECT FROM outboxd.parked e WHERE e.pipeline = p.pipeline AND e.domain = p.domain AND e.position < p.position AND e.state IN ('parked', 'discard'))
 			ORDER BY position LIMIT $2) head USING (position)
 		WHERE pipeline = $1 AND before < $3 ORDER BY position`, l.pipeline, maxRetries, maxRetryBytes, passed.String())
@@ -76,7 +76,7 @@ func scanEvent(row pgx.CollectableRow) (Event, error) {
 	var position, kind string
 	var domain []byte
 	created := &e.Time
-	err := row.Scan(&position, &domain, &e.Destination, &e.ID, &e.AggregateType, &e.AggregateID, &e.Type, &e.Payload, &e.Headers, &kind, &created, &e.CommitTime)
+	err := row.Scan(&position, &domain, &e.Destination, &e.ID, &e.AggregateType, &e.AggregateID, &e.Type, &e.Payload, &e.Headers, &kind, &created, &e.CommitTime, &e.Reason)
 	if err != nil {
 		return e, err
 	}

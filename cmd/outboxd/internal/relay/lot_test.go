@@ -120,7 +120,7 @@ func (y *yard) Marked(_ context.Context, passed cdc.Position) (m parked.Marks, e
 			r.state = parked.Discarded
 			y.history = append(y.history, "x"+string(r.ID))
 			y.took(&m.Discarded, r)
-		case r.state == parked.Retry && (ripe || r.Position.String() <= passed.String()) && !blocked[r.Domain] && len(m.Retries) < y.batch:
+		case r.state == parked.Retry && (ripe || r.Reason == parked.Behind && r.Position.String() <= passed.String()) && !blocked[r.Domain] && len(m.Retries) < y.batch:
 			m.Retries = append(m.Retries, r.Event)
 		case r.state != parked.Retry && r.state != parked.Discarded && r.Domain != (parked.Domain{}):
 			blocked[r.Domain] = true

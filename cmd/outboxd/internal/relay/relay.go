@@ -3,6 +3,7 @@ package relay
 import (
 	"cmp"
 	"context"
+	"errors"
 	"log/slog"
 	"maps"
 	"math/rand/v2"
@@ -131,6 +132,10 @@ func (r *Relay) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			r.Metrics.Session("stop")
 			return nil
+		}
+		if errors.Is(err, errRelease) {
+			r.Metrics.Session("release")
+			continue
 		}
 		fault := classify(err, r.state.worked())
 		r.Metrics.Session(fault.Code)

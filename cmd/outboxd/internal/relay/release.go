@@ -2,6 +2,8 @@ package relay
 
 import (
 	"context"
+	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -12,6 +14,11 @@ import (
 
 // markInterval is how often marks are looked for.
 const markInterval = time.Second
+
+// errRelease ends a session for the sake of the next, which begins with the
+// release of what was refused: a publisher may go by limits of the broker that it
+// has read when it was opened.
+var errRelease = errors.New("parked events are released with a new session")
 
 // round works off marks, a batch at most, and says when the next one is due: at
 // once if there may be more, but not before the handler could go on for as long.
@@ -33,8 +40,12 @@ func (p *parker) round(reading context.Context) (pause time.Duration, err error)
 	p.s.relay.Metrics.ParkedDiscarded(marks.Discarded.Events)
 	switch {
 	case len(marks.Retries) == 0:
+		p.fresh = false
 		p.s.state.unmarked()
 	case began.Before(p.s.relay.releaseAt):
+		return markInterval, nil
+	case !p.fresh && slices.ContainsFunc(marks.Retries, refusedOnce):
+		p.s.cancel(errRelease)
 		return markInterval, nil
 	default:
 		err = p.release(reading, marks.Retries)
@@ -44,6 +55,9 @@ func (p *parker) round(reading context.Context) (pause time.Duration, err error)
 	}
 	return markInterval, err
 }
+
+// refusedOnce says that an event has a reason of its own.
+func refusedOnce(e parked.Event) bool { return e.Reason != parked.Behind }
 
 // remove takes note of what is not parked any more.
 func (p *parker) remove(c parked.Change) {

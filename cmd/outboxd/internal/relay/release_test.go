@@ -1,6 +1,7 @@
 package relay_test
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -8,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/outboxd/outboxd/cdc"
 	"github.com/outboxd/outboxd/cmd/outboxd/internal/parked"
 	"github.com/outboxd/outboxd/cmd/outboxd/internal/relay"
 	"github.com/outboxd/outboxd/publisher"
@@ -130,20 +132,40 @@ func TestReleaseOfPoison(t *testing.T) {
 	})
 }
 
-// TestReleaseOfUnmakeable: no record can be made of it this time either; the
-// session goes on.
+// TestReleaseOfPoisonUnderStop: the relay stops in front of what comes, not
+// because of what it releases.
+func TestReleaseOfPoisonUnderStop(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		b, y, _ := parkedKey(t)
+		_ = b.finish()
+		b.Parking.Policy = relay.Stop
+		b.start()
+		settle(3 * time.Second)
+		y.mark(parked.Retry, event(0))
+		settle(10 * time.Second)
+		b.running()
+		b.expect("parked", y.parked(), "e000:too_large e001:behind e003:behind")
+		b.expectFlowing()
+		_ = b.finish()
+	})
+}
+
+// TestReleaseOfUnmakeable: no record can be made of it this time either. The
+// session that was begun for it goes on, and what is behind it waits.
 func TestReleaseOfUnmakeable(t *testing.T) {
 	simulated(t, func(t *testing.T) {
 		b := newBench(t)
 		y := b.park(relay.ParkKey)
-		b.slot.insert(event(0), "NULL")
-		b.slot.insert(event(1), "a")
+		bad := cdc.Message{Kind: cdc.Insert, Relation: outboxTable, Row: row(event(0), "order", "a", "NULL", "{}")}
+		b.slot.commit(message{ids: []string{event(0)}, Message: bad})
+		b.insertKeys(1, "a", "b")
 		b.start()
 		settle(3 * time.Second)
 		y.mark(parked.Retry)
 		settle(3 * time.Second)
-		b.expect("parked", y.parked(), "e000:missing_key")
-		if opened, _ := b.slot.sessions(); opened != 1 {
+		b.expect("parked", y.parked(), "e000:missing_field e001:behind")
+		b.expect("stored", b.stored(), "e002")
+		if opened, _ := b.slot.sessions(); opened != 2 {
 			t.Errorf("%d sessions", opened)
 		}
 		_ = b.finish()
@@ -250,6 +272,42 @@ func TestReleaseGetsLost(t *testing.T) {
 		settle(time.Minute)
 		b.expect("parked", y.parked(), "")
 		b.expect("a", b.order("a"), "e000 e001 e003")
+		b.expectFlowing()
+		_ = b.finish()
+	})
+}
+
+// TestReleaseNeedsNewPublisher: the broker's limit was raised, which a publisher
+// sees when it is opened.
+func TestReleaseNeedsNewPublisher(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		b := newBench(t)
+		y := b.park(relay.ParkKey)
+		var raised atomic.Bool
+		limited := true // what the open publisher knows
+		open := b.OpenPublisher
+		b.OpenPublisher = func(ctx context.Context, done publisher.Done, guard publisher.Guard) (publisher.Publisher, error) {
+			limited = !raised.Load()
+			return open(ctx, done, guard)
+		}
+		b.broker.Lanes = 1
+		b.broker.Script = func(r *publisher.Record) publishertest.Answer {
+			if r.ID == event(0) && limited {
+				return publishertest.Answer{Err: tooLarge()}
+			}
+			return publishertest.Answer{}
+		}
+		b.insertKeys(0, "a", "a")
+		b.start()
+		settle(10 * time.Second)
+		raised.Store(true)
+		y.mark(parked.Retry, event(0))
+		settle(3 * time.Second)
+		b.expect("a", b.order("a"), "e000 e001")
+		b.expect("parked", y.parked(), "")
+		if n := b.exposed(`outboxd_sessions_total{reason="release"}`); n != "1" {
+			t.Errorf("%s sessions ended for the release", n)
+		}
 		b.expectFlowing()
 		_ = b.finish()
 	})

@@ -312,13 +312,26 @@ func (s *session) send(ctx context.Context, r *publisher.Record, delivery cdc.De
 	r.Token = token
 	if err := s.pub.Publish(ctx, r); err != nil {
 		s.untake(token)
-		err = fmt.Errorf("publish: %w", err)
-		if ctx.Err() == nil {
-			s.cancel(err)
-		}
-		return err
+		return s.declined(ctx, err)
 	}
 	return nil
+}
+
+// declined judges the error of a Publish. One that is about a record is about
+// another one: its own outcome may still wait for its turn, and tells which it
+// was. Until then nothing is closed, or that turn would never come; and the
+// error, which would blame this record, is kept from the classifier.
+func (s *session) declined(ctx context.Context, err error) error {
+	var poison *publisher.PoisonError
+	var held *publisher.HeldError
+	if errors.As(err, &poison) || errors.As(err, &held) {
+		return fmt.Errorf("publish: %v", err)
+	}
+	err = fmt.Errorf("publish: %w", err)
+	if ctx.Err() == nil {
+		s.cancel(err)
+	}
+	return err
 }
 
 // untake gives back the item of a record that the publisher did not take.
