@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -422,4 +423,27 @@ func TestInherit(t *testing.T) {
 	y.exec("UPDATE outboxd.parked SET state = 'discard'")
 	park(t, lot, event(at(0xa0, 0), "a", parked.Behind))
 	expect(t, "rows", y.states(), "discard discard discard discard discard discard discard discard parked")
+}
+
+// TestManyKeys: what is known of 100,000 parked keys takes less than 64 MB, also
+// if all of them may come again.
+func TestManyKeys(t *testing.T) {
+	y := newYard(t)
+	y.exec(`INSERT INTO outboxd.parked (pipeline, position, domain, id, payload_kind, commit_time, size, reason)
+		SELECT 'p', '0002.' || lpad(to_hex(65536 + i), 16, '0') || '.00000000', sha256(int4send(i)), convert_to(gen_random_uuid()::text, 'UTF8'), 'json', now(), 100, 'too_large'
+		FROM generate_series(1, 100000) i`)
+	heap := func() uint64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	before := heap()
+	_, contents := y.open()
+	took := heap() - before
+	expect(t, "contents", [3]int{contents.Events, len(contents.Domains), len(contents.Repeated)}, [3]int{100000, 100000, 100000})
+	t.Logf("%d MB", took>>20)
+	if took > 64<<20 {
+		t.Errorf("%d MB", took>>20)
+	}
 }

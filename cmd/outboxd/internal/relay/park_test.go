@@ -259,6 +259,7 @@ func TestParkAcrossRestart(t *testing.T) {
 		b.expect("parked", y.parked(), "e000:too_large e001:behind e003:behind")
 		// The witness was not written: all of it comes again.
 		b.slot.crash()
+		b.Parking.MaxEvents = 4 // what is inside counts once
 		b.broker.Script = nil
 		b.insertKeys(4, "a", "b")
 		b.start()
