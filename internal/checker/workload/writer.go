@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -193,6 +194,9 @@ func (w *writer) connect(ctx context.Context) error {
 			return nil
 		}
 		w.conn = nil
+		if err := w.misled(err); err != nil {
+			return err
+		}
 		select {
 		case <-ctx.Done():
 			return nil
@@ -226,12 +230,8 @@ func (w *writer) transaction() error {
 	if err != nil {
 		// Nothing of it can have been committed.
 		w.finish(written, checker.RolledBack)
-		var invalid *outbox.ValidationError
-		if errors.As(err, &invalid) {
-			return fmt.Errorf("writer %d: %w", w.id, err)
-		}
 		_ = w.conn.Close(ctx)
-		return nil
+		return w.misled(err)
 	}
 	if w.rng.IntN(10) == 0 {
 		if err := tx.Rollback(ctx); err != nil {
@@ -250,14 +250,22 @@ func (w *writer) transaction() error {
 }
 
 // misled returns err if it says that the test is wrong, nil if the database may
-// just be away.
+// just be away. A history without events would please every judge.
 func (w *writer) misled(err error) error {
+	var invalid *outbox.ValidationError
+	if errors.As(err, &invalid) {
+		return fmt.Errorf("writer %d: %w", w.id, err)
+	}
 	var refused *pgconn.PgError
-	if errors.As(err, &refused) && (refused.Code == "42P01" || refused.Code == "42501") {
+	if errors.As(err, &refused) && slices.Contains(wrong, refused.Code[:2]) {
 		return fmt.Errorf("writer %d: %w", w.id, err)
 	}
 	return nil
 }
+
+// wrong are the classes of SQLSTATE that no waiting mends: who we are, which
+// database, and what we say or may do there.
+var wrong = []string{"28", "3D", "42"}
 
 // finish gives the outcome to all that has none yet and adds it to the history.
 func (w *writer) finish(written []checker.Written, outcome checker.Outcome) {
