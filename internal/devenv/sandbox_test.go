@@ -152,7 +152,7 @@ func TestPreparationHonoursContext(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
-	s, err := devenv.Prepare(ctx, `sleep 1000`, isReady)
+	s, err := devenv.Prepare(ctx, `exec sleep 1000`, isReady)
 	if !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("prepare = %v, want the end of the context", err)
 	}
