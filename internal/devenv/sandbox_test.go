@@ -37,6 +37,27 @@ func TestCloseKillsTheStubborn(t *testing.T) {
 	expectNothingLeft(t, s.Dir())
 }
 
+// A crash is one of the whole service: its children do not work on.
+func TestKillTakesTheChildren(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	s, err := devenv.StartShell(ctx, `(trap '' HUP TERM; while :; do sleep 0.05; done) & touch ready; wait`, isReady)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	for len(processesIn(t, s.Dir())) > 1 { // the watchdog stays
+		if ctx.Err() != nil {
+			t.Fatalf("%q are still there", processesIn(t, s.Dir()))
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 // Close asks first: what can end in order gets to, also when it was frozen.
 func TestCloseIsPolite(t *testing.T) {
 	t.Parallel()
