@@ -301,8 +301,9 @@ func (f *faultRun) finish() *checker.Verdict {
 	written := f.history.Written()
 	for _, g := range f.gaps {
 		for i := g[0]; i < g[1]; i++ {
+			// Also a part of a transaction: messages come where rows do not.
 			if written[i].Outcome == checker.Committed {
-				written[i].Outcome = checker.Unknown
+				written[i].Outcome, written[i].Tx = checker.Unknown, ""
 			}
 		}
 	}
