@@ -243,6 +243,22 @@ func TestStandbyIsToldWhoHoldsSlot(t *testing.T) {
 	f.session(f.reader()).close() // a changed configuration is fine when nobody leads
 }
 
+// Under another configuration the ordinals may count other events: what is acked
+// of a transaction is then published again.
+func TestOtherConfigurationPublishesTransactionWhole(t *testing.T) {
+	f := newFixture(t)
+	f.cfg.ConfigHash = "one"
+	r := f.reader()
+	s := f.session(r)
+	f.exec("INSERT INTO outbox SELECT generate_series(1, 3)")
+	ackAll(r, s.take(3)[:2])
+	s.close()
+	f.cfg.ConfigHash = "another"
+	if got := ids(f.session(f.reader()).take(1)); got != "1" {
+		t.Errorf("got %s, want 1", got)
+	}
+}
+
 // A leader that was stopped and overtaken must not touch the witness again.
 func TestOvertakenLeaderIsFenced(t *testing.T) {
 	f := newFixture(t)

@@ -1,6 +1,7 @@
 package cdc
 
 import (
+	"context"
 	"database/sql"
 	"slices"
 	"strings"
@@ -140,6 +141,55 @@ func TestWitnessIsFencedByItsVersion(t *testing.T) {
 	if w, err := readWitness(t.Context(), conn, "p"); err != nil || w.acked.confirm != 100 {
 		t.Errorf("acked %s, %v", w.acked.confirm, err)
 	}
+}
+
+// An update whose answer was lost with the connection may have been made. Only
+// one that is signed by us is ours.
+func TestLostAnswerIsLookedUp(t *testing.T) {
+	for _, signed := range []bool{true, false} {
+		row := witness{timeline: 1, epoch: 1, slot: "s", floor: "0"}
+		conn, cfg := newWitness(t, &row)
+		s := newScripted(t, nil)
+		s.r.cfg.Database = cfg.Database
+		k := &keeper{s: s, conn: conn, witness: row}
+
+		row.acked.confirm = 100
+		if signed {
+			row.holder = s.r.holder
+		}
+		if err := updateWitness(t.Context(), conn, cfg, &row); err != nil {
+			t.Fatal(err)
+		}
+		closeSQL(conn)
+		err := k.query(func(ctx context.Context) error { return k.write(ctx, progress{confirm: 200}, time.Now()) })
+		t.Cleanup(func() { closeSQL(k.conn) })
+		if signed && (err != nil || s.durable.Load() != 200) {
+			t.Errorf("goes on from our own update: %v, %s may be confirmed", err, LSN(s.durable.Load()))
+		}
+		if !signed && (code(err) != CodeLostLead || s.durable.Load() != 0) {
+			t.Errorf("goes on from another's update: %v, %s may be confirmed", err, LSN(s.durable.Load()))
+		}
+	}
+}
+
+// A publication that is found in order was so for what is acked by then, not for
+// what is acked while it is looked at.
+func TestPublicationIsInOrderForWhatWasAckedBefore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var k *keeper
+		p := &puppet{t: t, answer: func(sql string) ([]any, string) {
+			if strings.Contains(sql, "FROM pg_publication p") {
+				k.s.r.queue.mark(200)
+				return []any{true, true, true, "", "", []uint32{}, []string{}, "1.1:", false}, ""
+			}
+			return []any{0, 0, 0, "", 0, 0}, ""
+		}}
+		k = p.keeper()
+		k.s.r.queue.mark(100)
+		if err := k.inspect(t.Context()); err != nil || k.checked != 100 {
+			t.Errorf("in order up to %s, %v; want 0/64", k.checked, err)
+		}
+	})
 }
 
 // The floor is the oldest transaction that has not ended, and it is written when

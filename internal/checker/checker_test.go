@@ -79,6 +79,10 @@ func TestJudge(t *testing.T) {
 			d[at(d, "e0-5")].Position = "0000"
 			return d
 		}, "lost 0, invented 0, out of order 0 (last delivery 0), changed 0, misplaced 1, duplicates 0"},
+		{"position stands still", func(w []checker.Written, d []checker.Delivered) []checker.Delivered {
+			d[at(d, "e0-5")].Position = d[at(d, "e0-4")].Position
+			return d
+		}, "lost 0, invented 0, out of order 0 (last delivery 0), changed 0, misplaced 1, duplicates 0"},
 		{"another position the second time", func(w []checker.Written, d []checker.Delivered) []checker.Delivered {
 			again := d[len(d)-1]
 			again.Position = "9999"

@@ -2,6 +2,7 @@ package devenv
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,6 +23,9 @@ import (
 type KafkaOptions struct {
 	// Properties go to server.properties, over the ones that one node needs.
 	Properties map[string]string
+	// Advertised is the address, host:port, that the broker tells its clients
+	// to connect to, such as a proxy's. Empty is its own.
+	Advertised string
 }
 
 // Kafka is one real broker, in KRaft mode, that is its own controller. Its
@@ -32,7 +36,8 @@ type Kafka struct{ KafkaNode }
 // once.
 type KafkaNode struct {
 	server
-	address string
+	address    string
+	advertised string // what it tells clients, where that is another address
 }
 
 // clusterID is the same for all clusters: 16 bytes, base64. None sees another.
@@ -65,8 +70,11 @@ func newKafka(ctx context.Context, box *sandbox, java jvm, o KafkaOptions) (*Kaf
 	if err != nil {
 		return nil, err
 	}
-	k := &Kafka{KafkaNode{address: loopback(ports[0])}}
+	k := &Kafka{KafkaNode{address: loopback(ports[0]), advertised: o.Advertised}}
 	p := kafkaProperties(filepath.Join(box.dir, "data"), k.address, loopback(ports[1]), o.Properties)
+	if o.Advertised != "" {
+		p["advertised.listeners"] = "PLAINTEXT://" + o.Advertised
+	}
 	if err := k.prepare(ctx, box, java, "kafka", p, "-Xmx512m"); err != nil {
 		return nil, err
 	}
@@ -184,7 +192,7 @@ func (k *KafkaNode) answers(ctx context.Context) error {
 		return err
 	}
 	for _, b := range brokers {
-		if k.address == net.JoinHostPort(b.Host, strconv.Itoa(int(b.Port))) {
+		if cmp.Or(k.advertised, k.address) == net.JoinHostPort(b.Host, strconv.Itoa(int(b.Port))) {
 			return nil
 		}
 	}

@@ -37,6 +37,27 @@ func TestCloseKillsTheStubborn(t *testing.T) {
 	expectNothingLeft(t, s.Dir())
 }
 
+// A crash is one of the whole service: its children do not work on.
+func TestKillTakesTheChildren(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	s, err := devenv.StartShell(ctx, `(trap '' HUP TERM; while :; do sleep 0.05; done) & touch ready; wait`, isReady)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	for len(processesIn(t, s.Dir())) > 1 { // the watchdog stays
+		if ctx.Err() != nil {
+			t.Fatalf("%q are still there", processesIn(t, s.Dir()))
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 // Close asks first: what can end in order gets to, also when it was frozen.
 func TestCloseIsPolite(t *testing.T) {
 	t.Parallel()
@@ -152,7 +173,7 @@ func TestPreparationHonoursContext(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
-	s, err := devenv.Prepare(ctx, `sleep 1000`, isReady)
+	s, err := devenv.Prepare(ctx, `exec sleep 1000`, isReady)
 	if !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("prepare = %v, want the end of the context", err)
 	}

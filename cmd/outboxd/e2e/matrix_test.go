@@ -42,6 +42,10 @@ type fault struct {
 	// it and calls healed. It runs while writers write and events flow.
 	inject func(*faultRun)
 
+	// alone keeps a row from running beside others, with which it shares what
+	// it breaks.
+	alone bool
+
 	elsewhere string // instead of inject: the test that does it
 	left      string // instead of inject: why nothing does
 }
@@ -62,6 +66,7 @@ type faultRun struct {
 	t      *testing.T
 	site   *site
 	server *devenv.Postgres // where the row has one of its own
+	net    *proxy           // where the row breaks the network
 	end    matrixEnd
 	flags  []string // beside those of end
 	load   workload.Options
@@ -97,7 +102,9 @@ func runMatrix(t *testing.T, group string, rows []fault) {
 			continue
 		}
 		t.Run(row.id+" "+row.name, func(t *testing.T) {
-			t.Parallel()
+			if !row.alone {
+				t.Parallel()
+			}
 			f := &faultRun{t: t}
 			defer func() {
 				result.Passed = !t.Failed()
@@ -105,10 +112,12 @@ func runMatrix(t *testing.T, group string, rows []fault) {
 			}()
 			f.begin(row.arrange)
 			defer func() { f.stopLoad() }()
-			row.inject(f)
-			if f.recovery == 0 {
-				f.healed()
-			}
+			f.end.watch(f.site, func() {
+				row.inject(f)
+				if f.recovery == 0 {
+					f.healed()
+				}
+			})
 			v, rss := f.finish(), f.peak()
 			first, _, _ := strings.Cut(v.String(), "\n")
 			result.Events, result.Duplicates, result.Recovery, result.PeakRSS = v.Written, v.Duplicates, f.recovery, rss
@@ -292,8 +301,9 @@ func (f *faultRun) finish() *checker.Verdict {
 	written := f.history.Written()
 	for _, g := range f.gaps {
 		for i := g[0]; i < g[1]; i++ {
+			// Also a part of a transaction: messages come where rows do not.
 			if written[i].Outcome == checker.Committed {
-				written[i].Outcome = checker.Unknown
+				written[i].Outcome, written[i].Tx = checker.Unknown, ""
 			}
 		}
 	}
@@ -303,7 +313,7 @@ func (f *faultRun) finish() *checker.Verdict {
 	}
 	ctx, cancel := context.WithTimeout(f.t.Context(), settled)
 	defer cancel()
-	return checker.Judge(written, f.end.read(ctx, func(int) bool { return false }))
+	return checker.Judge(written, f.end.read(ctx, func(int) bool { return false }), f.end.sampled()...)
 }
 
 // await waits until as many events have arrived as are surely committed.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
+	"net"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -19,8 +20,20 @@ type KafkaConsumer struct {
 
 // NewKafkaConsumer reads the topics, which may not exist yet.
 func NewKafkaConsumer(brokers []string, topics ...string) (*KafkaConsumer, error) {
-	client, err := kgo.NewClient(kgo.SeedBrokers(brokers...), kgo.ConsumeTopics(topics...), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
-		kgo.MetadataMinAge(100_000_000), kgo.MetadataMaxAge(1_000_000_000))
+	return newKafkaConsumer(topics, kgo.SeedBrokers(brokers...))
+}
+
+// NewKafkaConsumerAt is NewKafkaConsumer for the only broker of a cluster. It
+// connects to the address whatever the broker advertises, such as a proxy's.
+func NewKafkaConsumerAt(address string, topics ...string) (*KafkaConsumer, error) {
+	return newKafkaConsumer(topics, kgo.SeedBrokers(address), kgo.Dialer(func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, network, address)
+	}))
+}
+
+func newKafkaConsumer(topics []string, options ...kgo.Opt) (*KafkaConsumer, error) {
+	client, err := kgo.NewClient(append(options, kgo.ConsumeTopics(topics...), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
+		kgo.MetadataMinAge(100_000_000), kgo.MetadataMaxAge(1_000_000_000))...)
 	if err != nil {
 		return nil, err
 	}
