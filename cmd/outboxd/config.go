@@ -99,7 +99,7 @@ type runOptions struct {
 const (
 	defaultExchange = "outbox"
 	defaultMetrics  = "127.0.0.1:9924"
-	defaultPoison   = string(relay.Stop)
+	defaultPoison   = string(relay.ParkKey)
 	off             = "off"
 )
 

@@ -85,7 +85,7 @@ func TestConfigHash(t *testing.T) {
 	seen := map[string]string{want: base}
 	for _, other := range []string{
 		"--broker kafka://h3", "--broker jsonl:-", "--broker amqp://h1", "--broker amqp://h1/v", "--broker amqp://h1 --exchange e",
-		"--broker amqp://h1 --routing-key k", "--broker amqp://h1 --unroutable discard", "--broker amqp://h1 --unroutable park", base + "--poison park", base + "--topic t", base + "--format debezium", base + "--source /s", base + "--allow-unkeyed",
+		"--broker amqp://h1 --routing-key k", "--broker amqp://h1 --unroutable discard", "--broker amqp://h1 --unroutable park", base + "--poison park", base + "--poison stop", base + "--topic t", base + "--format debezium", base + "--source /s", base + "--allow-unkeyed",
 		base + "--columns id=event_id", base + "--table public.events", base + "--pipeline p", base + "--slot s", base + "--publication p",
 	} {
 		h := hash(other)

@@ -16,7 +16,7 @@ func TestParkedCommands(t *testing.T) {
 	execSQL(t, db, `INSERT INTO outbox (id, aggregatetype, aggregateid, payload) VALUES ('0190d5a5-6c3a-7000-8000-000000000001', 'order', 'one', '{"secret":"x"}')`)
 	insert(t, db, 1, 3)
 	execSQL(t, db, `INSERT INTO outbox (id, aggregatetype, aggregateid, payload) VALUES ('0190d5a5-6c3a-7000-8000-000000000002', 'order', E'two\e[31m', '{}')`)
-	b := run(t, db, path, "--pipeline", "p", "--poison", "park-key")
+	b := run(t, db, path, "--pipeline", "p")
 	eventually(t, "5 parked events", func() bool {
 		_, body := b.get("/metrics")
 		return strings.Contains(body, `outboxd_parked_events{pipeline="p"} 5`) && strings.Contains(body, `outboxd_parked_keys{pipeline="p"} 2`)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 	"text/tabwriter"
 	"time"
 	"unicode/utf8"
@@ -200,13 +201,8 @@ func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
 // printable keeps what an event holds from steering the terminal.
 func printable(s string) string {
-	quoted := strconv.Quote(s)
-	if inner := quoted[1 : len(quoted)-1]; inner != s {
-		for _, r := range s {
-			if !strconv.IsPrint(r) || r == utf8.RuneError {
-				return quoted
-			}
-		}
+	if !utf8.ValidString(s) || strings.ContainsFunc(s, func(r rune) bool { return !strconv.IsPrint(r) }) {
+		return strconv.Quote(s)
 	}
 	return s
 }

@@ -92,7 +92,6 @@ type parker struct {
 	passed   cdc.Position               // of the last event that came
 	fresh    bool                       // nothing but releases since the session began
 	scratch  []byte
-	log      limiter
 
 	mu        sync.Mutex
 	unwritten []parked.Event
@@ -342,7 +341,7 @@ func (p *parker) close() {
 
 // tell logs that an event was parked which waits for no other.
 func (p *parker) tell(e *parked.Event) {
-	skipped, ok := p.log.allow(time.Now())
+	skipped, ok := p.s.relay.parkedLines.allow(time.Now())
 	if !ok {
 		return
 	}

@@ -107,6 +107,9 @@ type Relay struct {
 	pages  atomic.Pointer[pages]  // of the last session
 	parker atomic.Pointer[parker] // of the last session that had one
 
+	// parkedLines limits the log's lines on parked events. The handler's.
+	parkedLines limiter
+
 	// Run's.
 	condemned map[cdc.Position]*PoisonEvent
 	// releaseAt is when released events may be published again, after the world

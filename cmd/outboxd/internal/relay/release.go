@@ -20,8 +20,10 @@ const markInterval = time.Second
 // has read when it was opened.
 var errRelease = errors.New("parked events are released with a new session")
 
-// round works off marks, a batch at most, and says when the next one is due: at
-// once if there may be more, but not before the handler could go on for as long.
+// round works off marks, a batch at most, and says when the next one is due: soon
+// if there may be more, but not before the handler had its share of the time. That
+// is the smaller one: what it does with the keys that are released is to park
+// more of them.
 // The turn is the caller's.
 func (p *parker) round(reading context.Context) (pause time.Duration, err error) {
 	if p.events.Load() == 0 || reading.Err() != nil {
@@ -51,7 +53,7 @@ func (p *parker) round(reading context.Context) (pause time.Duration, err error)
 		err = p.release(reading, marks.Retries)
 	}
 	if marks.More {
-		return time.Since(began), err
+		return time.Since(began) / 4, err
 	}
 	return markInterval, err
 }

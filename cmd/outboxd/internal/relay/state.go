@@ -104,7 +104,7 @@ func (s *state) unmarked() {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.passed(slog.String("parked", "kept"))
+	s.passed(slog.String("released", "not any more"))
 }
 
 // passed says that the pending event is done with. The caller holds mu.
