@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -194,13 +195,16 @@ func removals(ctx context.Context, conn *pgx.Conn, o TeardownOptions, s *setting
 	if err != nil {
 		return nil, err
 	}
-	return []removal{
+	all := []removal{
 		{name: "replication slot " + s.Slot, found: st.slot != nil, sql: fmt.Sprintf("SELECT pg_drop_replication_slot(%s)", literal(s.Slot))},
 		publication,
 		{name: "pipeline " + s.Pipeline, found: st.witness != nil, sql: "DELETE FROM outboxd.witness WHERE pipeline = " + literal(s.Pipeline)},
-		parked,
 		tableRemoval(o, s, st, onTable),
-	}, nil
+	}
+	if parked.found {
+		all = slices.Insert(all, len(all)-1, parked)
+	}
+	return all, nil
 }
 
 // parkedSince is the version of the schema that has the table of parked events.
@@ -209,7 +213,7 @@ const parkedSince = 2
 // parkedRemoval are the pipeline's parked events, and what is left of those that
 // were discarded.
 func parkedRemoval(ctx context.Context, conn *pgx.Conn, s *settings, st *state) (removal, error) {
-	r := removal{name: "parked events of pipeline " + s.Pipeline, sql: "DELETE FROM outboxd.parked WHERE pipeline = " + literal(s.Pipeline)}
+	r := removal{sql: "DELETE FROM outboxd.parked WHERE pipeline = " + literal(s.Pipeline)}
 	if st.schemaVersion < parkedSince {
 		return r, nil
 	}
@@ -218,8 +222,7 @@ func parkedRemoval(ctx context.Context, conn *pgx.Conn, s *settings, st *state) 
 	if err != nil {
 		return r, fmt.Errorf("look up parked events: %w", err)
 	}
-	r.found = rows > 0
-	if r.found {
+	if r.found = rows > 0; r.found {
 		r.name = fmt.Sprintf("%d parked events of pipeline %s, which were not published, and the record of %d discarded ones", parked, s.Pipeline, rows-parked)
 	}
 	return r, nil
