@@ -129,28 +129,3 @@ func TestParkedUnderKills(t *testing.T) {
 		})
 	}
 }
-
-// TestParkedRepeatsNothing: without a fault no event comes twice, however many
-// are refused, parked and released; the neighbours of a refused one neither.
-// RabbitMQ may repeat what was on its way when an event was refused.
-func TestParkedRepeatsNothing(t *testing.T) {
-	end := limitedKafka(t)
-	s := newSite(t, devtest.Database(t))
-	load := mixed(s, end)
-	load.Writers = 4
-	var h workload.History
-	underLoad(t, load, &h, func() {
-		r := s.run(end.args()...)
-		eventually(t, time.Minute, "something is parked", func() bool { return r.metric("outboxd_events_parked_total") > 100 })
-		if code := r.term(); code != 0 {
-			t.Errorf("exit code %d", code)
-		}
-		end.lift()
-		r = s.run(end.args()...)
-		r.ready()
-		s.parked("retry", "--all")
-		eventually(t, time.Minute, "something is released", func() bool { return r.metric("outboxd_parked_released_total") > 100 })
-	})
-	s.handedBack()
-	judge(t, &h, end, 0)
-}
