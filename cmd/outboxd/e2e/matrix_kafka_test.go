@@ -365,7 +365,7 @@ func rightTakenAway(f *faultRun) {
 	admin := newAdmin(f.t, f.kafka().brokers)
 	_, err := admin.DeleteACLs(f.t.Context(), f.rights(kadm.OpWrite))
 	f.must(err)
-	f.relay.says(http.StatusServiceUnavailable, "held", "not_authorized", f.kafka().prefix+".", "grant Write and Describe")
+	f.relay.says(http.StatusServiceUnavailable, "held", "not_authorized", f.kafka().prefix+".", "grant Write")
 	_, err = admin.CreateACLs(f.t.Context(), f.rights(kadm.OpWrite))
 	f.must(err)
 }
