@@ -227,8 +227,10 @@ func isOutcome(err error) bool {
 // client would send again, is given up. When ctx ends, the clients are closed
 // under the rest: a context would not bound a batch that was sent.
 func (p *Publisher) Close(ctx context.Context) error {
-	p.close()
+	// In this order: what is aborted because p is being closed asks why p is
+	// broken.
 	p.fail(publisher.ErrClosed)
+	p.close()
 	for _, l := range p.lanes {
 		l.shut()
 	}

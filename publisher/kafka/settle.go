@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -125,7 +126,8 @@ func (l *lane) outcome(s *slot) error {
 		return classify(s.err, s.topic.name,
 			fmt.Sprintf("record takes %d bytes, refused alone by topic %q", batchOverhead+s.size, s.topic.name))
 	}
-	cause := context.Cause(l.pub.broken)
+	// Never nil, which would be an ack.
+	cause := cmp.Or(context.Cause(l.pub.broken), s.err)
 	var held *publisher.HeldError
 	if errors.As(cause, &held) && held.Target == s.topic.name {
 		return cause // the topic is gone, and the record with it
@@ -140,9 +142,11 @@ func (l *lane) outcome(s *slot) error {
 }
 
 // cutShort says whether err is an answer of ours and not of the broker's: the
-// publisher was broken or closed while the record was waiting for one.
+// publisher was broken or closed while the record was waiting for one. Records
+// have no context that ends; what is canceled is the client's own, which fails
+// its question for a producer id with that.
 func cutShort(err error) bool {
-	return errors.Is(err, kgo.ErrClientClosed) || errors.Is(err, kgo.ErrAborting) || errors.Is(err, publisher.ErrClosed)
+	return errors.Is(err, kgo.ErrClientClosed) || errors.Is(err, kgo.ErrAborting) || errors.Is(err, context.Canceled) || errors.Is(err, publisher.ErrClosed)
 }
 
 // givenUp reports a record that is not tried, or not tried again, because of

@@ -1,10 +1,16 @@
 package kafka
 
 import (
+	"errors"
+
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/outboxd/outboxd/publisher"
 )
+
+// errNoAnswer is the answer until there is one: a record is acked by the
+// client's word and not for want of an error.
+var errNoAnswer = errors.New("the client has not answered")
 
 // slot is the place of one record in a window. Slots are used again, so that a
 // record costs no allocation of its own.
@@ -89,7 +95,7 @@ func (s *slot) fill() *kgo.Record {
 		Value:     s.source.Value,
 		Headers:   s.headers,
 	}
-	s.sent = true
+	s.sent, s.err = true, errNoAnswer
 	return &s.record
 }
 
