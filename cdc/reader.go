@@ -275,6 +275,9 @@ func (r *Reader) claim(ctx context.Context, sql *pgx.Conn, w *witness, st *slotS
 	if err := checkSystem(&r.cfg, w, system.SystemID, system.Timeline); err != nil {
 		return err
 	}
+	if r.last != nil && system.Timeline < r.last.timeline {
+		return formerPrimary(&r.cfg, r.last.timeline, system.Timeline)
+	}
 	if system.Timeline != w.timeline {
 		if err := r.follow(w, st, system.Timeline, history); err != nil {
 			return err
