@@ -92,6 +92,11 @@ kills: services ## Kill the relay N times with SIGKILL (N=1000 BROKER=Kafka|Rabb
 	OUTBOXD_KILLS=$(or $(N),100) OUTBOXD_SEED=$(or $(SEED),1) go run ./internal/devenv/cmd/services \
 		go test -count=1 -timeout 4h -v -run 'TestKillLoop/$(BROKER)' ./cmd/outboxd/e2e
 
+.PHONY: soak
+soak: services build ## Random faults for TIME (TIME=2h BROKER=Kafka|RabbitMQ SEED=1)
+	OUTBOXD_SOAK=$(or $(TIME),10m) OUTBOXD_SEED=$(or $(SEED),1) go run ./internal/devenv/cmd/services -only postgres \
+		go test -tags long -count=1 -timeout 24h -v -run 'TestSoak/$(BROKER)' ./cmd/outboxd/e2e
+
 .PHONY: demo
 demo: ## Run the shop (BROKERS=real: real Kafka and RabbitMQ)
 	@if [ '$(BROKERS)' = real ]; then $(MAKE) --no-print-directory services; fi

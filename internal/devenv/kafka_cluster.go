@@ -15,7 +15,8 @@ import (
 // KafkaCluster is three real brokers that are their own controllers, and two
 // ways in. Who comes by Brokers may do everything. Who comes by SecureBrokers
 // logs in with SCRAM-SHA-256, without TLS, as a user that was added over the
-// first way, and may do what access control lists allow.
+// first way, again every ten seconds, and may do what access control lists
+// allow.
 //
 // Topics have three replicas, two of which must be in sync, unless they are
 // created otherwise; clients cannot create them by asking for them.
@@ -82,12 +83,13 @@ func memberProperties(id int, broker, secure, controller string, voters []string
 		"listeners":                      "PLAINTEXT://" + broker + ",SECURE://" + secure + ",CONTROLLER://" + controller,
 		"listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SECURE:SASL_PLAINTEXT",
 		"sasl.enabled.mechanisms":        "SCRAM-SHA-256",
-		"listener.name.secure.scram-sha-256.sasl.jaas.config": "org.apache.kafka.common.security.scram.ScramLoginModule required;",
-		"authorizer.class.name":                               "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
-		"super.users":                                         "User:ANONYMOUS", // all that do not log in, brokers included
-		"auto.create.topics.enable":                           "false",
-		"default.replication.factor":                          "3",
-		"min.insync.replicas":                                 "2",
+		"listener.name.secure.scram-sha-256.sasl.jaas.config":          "org.apache.kafka.common.security.scram.ScramLoginModule required;",
+		"listener.name.secure.scram-sha-256.connections.max.reauth.ms": "10000",
+		"authorizer.class.name":                                        "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+		"super.users":                                                  "User:ANONYMOUS", // all that do not log in, brokers included
+		"auto.create.topics.enable":                                    "false",
+		"default.replication.factor":                                   "3",
+		"min.insync.replicas":                                          "2",
 	}
 	maps.Copy(p, map[string]string{
 		// A broker or controller that is gone is noticed within seconds.

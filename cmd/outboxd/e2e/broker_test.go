@@ -236,66 +236,6 @@ func underLoad(t *testing.T, o workload.Options, h *workload.History, disturb fu
 	}
 }
 
-// TestStopAndStart stops the relay in good order again and again: nothing comes
-// twice.
-func TestStopAndStart(t *testing.T) {
-	for name, b := range sharedBrokers {
-		t.Run(name, func(t *testing.T) {
-			end := b(t)
-			s := newSite(t, devtest.Database(t))
-			var h workload.History
-			underLoad(t, mixed(s, end), &h, func() {
-				for range 6 {
-					r := s.run(end.flags()...)
-					r.ready()
-					<-time.After(time.Second)
-					if code := r.term(); code != 0 {
-						t.Errorf("exit code %d\n%s", code, r.logged())
-					}
-				}
-			})
-			s.run(end.flags()...)
-			judge(t, &h, end, 0)
-		})
-	}
-}
-
-// TestPostgresRestarts restarts the server under load while the relay lives.
-// The server may send again everything since its last slot save; nothing of it
-// is published twice.
-func TestPostgresRestarts(t *testing.T) {
-	for _, version := range []string{"15", "17"} {
-		for _, mode := range []string{"fast", "immediate"} {
-			t.Run(version+" "+mode, func(t *testing.T) {
-				server, err := devenv.StartPostgres(t.Context(), devenv.PostgresOptions{Version: version})
-				if err != nil {
-					t.Fatal(err)
-				}
-				t.Cleanup(func() { _ = server.Close() })
-				end := newKafkaEnd(t, devtest.Kafka(t))
-				s := newSite(t, server.URL("postgres", "postgres"))
-				s.run(end.flags()...).ready()
-				var h workload.History
-				end.watch(s, func() {
-					underLoad(t, mixed(s, end), &h, func() {
-						for range 3 {
-							<-time.After(2 * time.Second)
-							if err := server.Stop(t.Context(), mode); err != nil {
-								t.Fatal(err)
-							}
-							if err := server.Start(t.Context()); err != nil {
-								t.Fatal(err)
-							}
-						}
-						<-time.After(2 * time.Second)
-					})
-				})
-				judge(t, &h, end, 0)
-			})
-		}
-	}
-}
-
 // TestKafkaRestarts restarts the broker under load. The client's idempotent
 // producer resolves what it does not know: nothing comes twice.
 func TestKafkaRestarts(t *testing.T) {

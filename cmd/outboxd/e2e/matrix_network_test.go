@@ -3,15 +3,21 @@
 package e2e_test
 
 import (
+	"context"
 	"math/rand/v2"
 	"net/http"
 	"net/url"
+	"slices"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
+	"github.com/outboxd/outboxd/internal/checker"
 	"github.com/outboxd/outboxd/internal/checker/workload"
 	"github.com/outboxd/outboxd/internal/devenv"
 	"github.com/outboxd/outboxd/internal/devenv/devtest"
+	"github.com/outboxd/outboxd/outbox"
 )
 
 // TestMatrixNetwork breaks the network between the relay and PostgreSQL, Kafka
@@ -43,6 +49,8 @@ func TestMatrixNetwork(t *testing.T) {
 			expect: "the client asks again with the same sequence numbers; nothing comes twice", arrange: toKafka, inject: cutting(cuts)},
 		{id: "F37", name: "Kafka: link dead, no FIN", how: "nothing passes, in neither direction, for three times the `wal_sender_timeout`", alone: true,
 			expect: "events wait, the session with PostgreSQL stays; nothing comes twice", arrange: toKafka, inject: brokerSilent(wire{frozen: true}, wire{frozen: true})},
+		{id: "F5", name: "Kafka: link dead, backlog of 60,000 events", how: "as F37, and one transaction of 60,000 events meanwhile", alone: true,
+			expect: "what is in flight stays bounded, and so does memory; nothing comes twice", arrange: toKafka, inject: backlog(60_000)},
 		{id: "F43b", name: "Kafka: answers are lost", how: "nothing passes to the relay, then RST", alone: true,
 			expect: "as F37", arrange: toKafka, inject: brokerSilent(wire{}, wire{frozen: true})},
 		{id: "F48", name: "Kafka: 5 s for each answer", how: "5 s delay to the relay", alone: true,
@@ -172,6 +180,53 @@ func brokerSilent(up, down wire) func(*faultRun) {
 	}
 }
 
+// backlog lets events come while the link to the broker is dead.
+func backlog(n int) func(*faultRun) {
+	return func(f *faultRun) {
+		f.undisturbed(func() {
+			f.net.set(wire{frozen: true}, wire{frozen: true})
+			f.commitMany(n)
+			eventually(f.t, 30*time.Second, "events wait", func() bool { return f.relay.metric("outboxd_oldest_unpublished_age_seconds") > 9 })
+			f.boundedInFlight()
+			f.net.set(wire{}, wire{})
+		})
+	}
+}
+
+// commitMany writes n events in one transaction.
+func (f *faultRun) commitMany(n int) {
+	f.t.Helper()
+	events, written := make([]outbox.Event, n), make([]checker.Written, n)
+	for i := range n {
+		events[i], written[i] = f.event()
+	}
+	conn, err := pgx.Connect(f.t.Context(), f.site.app)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	err = pgx.BeginFunc(f.t.Context(), conn, func(tx pgx.Tx) error {
+		for chunk := range slices.Chunk(events, 1000) {
+			if _, err := outbox.Write(f.t.Context(), tx, chunk...); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	f.history.Add(written)
+}
+
+// boundedInFlight looks whether the relay holds more than it should.
+func (f *faultRun) boundedInFlight() {
+	f.t.Helper()
+	if n := f.relay.metric("outboxd_inflight_events"); n > 16_384 {
+		f.t.Errorf("%v events in flight", n)
+	}
+}
+
 // brokerSlow lets events through a slow link to a broker.
 func brokerSlow(up, down wire) func(*faultRun) {
 	return func(f *faultRun) {
@@ -180,9 +235,7 @@ func brokerSlow(up, down wire) func(*faultRun) {
 			before := f.relay.metric("outboxd_events_published_total")
 			eventually(f.t, 30*time.Second, "events wait", func() bool { return f.relay.metric("outboxd_oldest_unpublished_age_seconds") > 5 })
 			eventually(f.t, time.Minute, "events come through", func() bool { return f.relay.metric("outboxd_events_published_total") >= before+20 })
-			if n := f.relay.metric("outboxd_inflight_events"); n > 16_384 {
-				f.t.Errorf("%v events in flight", n)
-			}
+			f.boundedInFlight()
 			f.net.set(wire{}, wire{})
 		})
 	}

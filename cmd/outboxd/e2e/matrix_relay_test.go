@@ -29,7 +29,7 @@ func TestMatrixRelay(t *testing.T) {
 		{id: "F4", name: "frozen leader", how: "SIGSTOP for longer than `wal_sender_timeout`, a standby beside it, then SIGCONT",
 			expect:     "the standby takes over; the old leader publishes no more than its kernel held, and stands by",
 			duplicates: inFlight + aSecond, stragglers: inFlight, inject: frozenLeader},
-		{id: "F5", name: "limited memory", left: "control groups cannot be made without root; that memory has a bound, also with a backlog, is seen in every row's RSS and in F25"},
+		{id: "F5", name: "memory limited by a control group", left: "control groups cannot be made without root. That memory has a bound is seen in the RSS of every row, with a backlog in F5 of the network"},
 		{id: "F6", name: "leader killed beside a standby", how: "SIGKILL of the relay that has the slot",
 			expect: "the standby publishes within seconds", duplicates: inFlight + aSecond, stragglers: inFlight, inject: func(f *faultRun) {
 				leader := f.relay

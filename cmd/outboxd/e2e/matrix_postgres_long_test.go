@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// TestLongMatrix holds the rows that take longer than make test should.
-func TestLongMatrix(t *testing.T) {
+// TestLongMatrixPostgres holds the rows that take longer than make test should.
+func TestLongMatrixPostgres(t *testing.T) {
 	runMatrix(t, "PostgreSQL", []fault{
 		{id: "F18", name: "idle for 10 minutes, wal_sender_timeout 5 s", how: "`ALTER ROLE … SET wal_sender_timeout`, others write",
 			expect: "the session stays, the slot follows", inject: idle("5s")},
