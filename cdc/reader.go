@@ -98,6 +98,11 @@ type Stats struct {
 	// is given up.
 	LastReceived time.Time
 	SilenceLimit time.Duration
+	// HeldBack is why the server sends nothing although it has something to
+	// send, in its own words: a standby that it waits for is away. It says so
+	// again and again, last at HeldBackAt. Empty when something came since.
+	HeldBack   string
+	HeldBackAt time.Time
 	// Received is the highest LSN received, Acked the last confirmable
 	// position of the acked prefix, Confirmed what the server was told.
 	Received, Acked, Confirmed LSN

@@ -282,3 +282,29 @@ func TestFailoverWithoutSlot(t *testing.T) {
 		})
 	}
 }
+
+// TestStandbyAway: the primary holds back what its standby does not have. The
+// relay says so, does not stop, and goes on when the standby is back.
+func TestStandbyAway(t *testing.T) {
+	for _, version := range []string{"17", "18"} {
+		t.Run(version, func(t *testing.T) {
+			var p *pair
+			f := &faultRun{t: t}
+			f.begin(func(f *faultRun) { p = newPair(f, version, devenv.StandbyOptions{Synchronous: true}) })
+			defer func() { f.stopLoad() }()
+			f.site.exec("ALTER SYSTEM RESET synchronous_standby_names")
+			f.site.exec("SELECT pg_reload_conf()")
+			if err := p.standby.Stop(t.Context(), "fast"); err != nil {
+				t.Fatal(err)
+			}
+			id := f.probe()
+			f.relay.says(http.StatusServiceUnavailable, "the server holds events back", "synchronized_standby_slots")
+			if err := p.standby.Start(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			f.arrives(id)
+			f.relay.says(http.StatusOK, "streaming")
+			f.judged(f.finish(), 0, 0)
+		})
+	}
+}
