@@ -134,6 +134,27 @@ func TestLSNsUsedAgainAfterFailover(t *testing.T) {
 	}
 }
 
+// What was acked behind an event that was not is not published again by a relay
+// that lived through the failover, also when the answer to its last witness was
+// lost.
+func TestFailoverKeepsWhatIsAckedAhead(t *testing.T) {
+	server, f := ownServer(t, nil)
+	r := f.reader()
+	s := f.session(r)
+	f.exec("INSERT INTO outbox SELECT generate_series(1, 4)")
+	events := s.take(4)
+	ackAll(r, append(events[:1:1], events[2]))
+	s.close()
+	f.exec("UPDATE outboxd.witness SET version = version + 1")
+	stop(t, server)
+	promote(t, server, f)
+	s = f.session(r)
+	if got := ids(s.take(2)); got != "2 4" {
+		t.Errorf("got %s, want 2 4", got)
+	}
+	s.close()
+}
+
 // The old primary comes back with the witness as it was left, and takes writes. A
 // process that has followed the failover knows better.
 func TestFormerPrimaryIsRefused(t *testing.T) {

@@ -333,8 +333,8 @@ func (r *Reader) follow(w *witness, st *slotState, timeline int32, history strin
 	if err != nil {
 		return err
 	}
-	acked := w.acked
-	if r.last != nil && r.last.timeline == w.timeline && r.last.version >= w.version {
+	acked, remembered := w.acked, r.remembers(w)
+	if remembered {
 		acked = r.queue.progress()
 	}
 	acked.confirm = max(acked.confirm, min(st.confirmed, at))
@@ -346,8 +346,22 @@ func (r *Reader) follow(w *witness, st *slotState, timeline int32, history strin
 		"published", acked.confirm.String(), "epoch", w.epoch+1)
 	w.timeline, w.epoch = timeline, w.epoch+1
 	w.floor = "0" // transaction ids beyond the switch are used again, too
-	r.queue.reset(w.acked)
+	if remembered {
+		r.queue.branch(w.acked, at)
+	} else {
+		r.queue.reset(w.acked)
+	}
 	return nil
+}
+
+// remembers reports whether this process knows at least what the row w does:
+// nobody else has written it since, at most an update of ours whose answer was
+// lost.
+func (r *Reader) remembers(w *witness) bool {
+	if r.last == nil || r.last.timeline != w.timeline {
+		return false
+	}
+	return w.version <= r.last.version || w.version == r.last.version+1 && w.holder == r.holder
 }
 
 // startStream asks for the stream from wherever the slot stands.
