@@ -72,6 +72,7 @@ matrix-long: ## Run those faults that take longer, and write docs/robustness.md
 lint: bin/golangci-lint-$(GOLANGCI_LINT_VERSION) mod-check ## Check format, vet, static analysis and go.mod
 	$< run
 	$< run --build-tags embedded
+	$< run --build-tags long
 
 # Built with the installed Go: a linter older than the language does not parse it.
 bin/golangci-lint-$(GOLANGCI_LINT_VERSION):

@@ -27,10 +27,11 @@ var page = template.Must(template.New("page").Funcs(template.FuncMap{
 <!-- Written by make matrix and make matrix-long. Do not edit. -->
 
 Each row is a fault that was injected while writers committed and rolled back, into the program as it is built, between real
-services, with the minimal roles that ` + "`outboxd setup`" + ` grants. Afterwards a checker (` + "`internal/checker`" + `) compares what
-was committed with what the broker holds. A row holds only if nothing was lost, nothing invented, nothing out of order and no byte changed, if duplicates stayed within the bound of guarantee 4 for that fault (see
-[DESIGN.md](../DESIGN.md)), if the relay said what the row expects, stayed below 128 MiB and ended with exit code 0 on SIGTERM,
-and, with Kafka, if the slot had never confirmed what the broker did not yet hold, whenever an onlooker compared the two.
+services, with the minimal roles that ` + "`outboxd setup`" + ` grants. Afterwards a checker (` + "`internal/checker`" + `) compares what was
+committed with what the broker holds. A row holds only if nothing was lost, nothing invented, nothing out of order and no byte
+changed, if duplicates stayed within the bound of guarantee 4 for that fault (see [DESIGN.md](../DESIGN.md)), if the relay said
+what the row expects, stayed below 128 MiB and ended with exit code 0 on SIGTERM, and, with Kafka, if the slot had never
+confirmed what the broker did not yet hold, whenever an onlooker compared the two.
 
 Run it yourself: ` + "`make matrix`" + ` (about ten minutes on two cores; it needs what ` + "`make test`" + ` needs),
 ` + "`make matrix-long`" + ` for the rows that take longer. Both write this page. A single row:
