@@ -184,6 +184,9 @@ func TestTakeoverUnderOtherConfiguration(t *testing.T) {
 			f.t.Errorf("exit code %d, want 78", code)
 		}
 		contains(f.t, standby.logged(), "config_mismatch", "give both relays the same flags")
-		f.judged(f.finish(), 0, 0)
+		// A transaction that was acked in part is published whole: its ordinals
+		// may count other events now.
+		const transaction = 30
+		f.judged(f.finish(), transaction, 0)
 	})
 }
