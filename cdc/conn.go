@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	// connectTimeout bounds one attempt to connect.
+	// connectTimeout bounds one attempt to connect, to all hosts together.
 	connectTimeout = 10 * time.Second
 	// maxSenderTimeout is the wal_sender_timeout we ask for; a smaller one of
 	// the server's is kept. It bounds how long a relay that is cut off keeps
@@ -35,6 +35,7 @@ func connectSQL(ctx context.Context, cfg *Config) (*pgx.Conn, error) {
 	// No prepared statements: a pooler in between may hand the next query to
 	// another server process.
 	config.DefaultQueryExecMode = pgx.QueryExecModeExec
+	shareTimeout(&config.Config)
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
 	conn, err := pgx.ConnectConfig(ctx, config)
@@ -62,6 +63,7 @@ func connectReplication(ctx context.Context, cfg *Config, version int, senderTim
 	}
 	config.RuntimeParams["replication"] = "database"
 	config.RuntimeParams["application_name"] = cfg.applicationName()
+	shareTimeout(config)
 	dial := config.DialFunc
 	config.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
 		conn, err := dial(ctx, network, addr)
@@ -81,6 +83,24 @@ func connectReplication(ctx context.Context, cfg *Config, version int, senderTim
 		return nil, connectError(fmt.Errorf("set up the replication connection: %w", err))
 	}
 	return conn, nil
+}
+
+// shareTimeout gives each of several hosts its part of connectTimeout, unless
+// the connection string has a connect_timeout. A host that is gone does not
+// refuse: without this the first would use up all the time, and the standby
+// that was promoted in its place never have its turn.
+func shareTimeout(config *pgconn.Config) {
+	type host struct {
+		name string
+		port uint16
+	}
+	hosts := map[host]bool{{config.Host, config.Port}: true}
+	for _, f := range config.Fallbacks { // also the same host without TLS
+		hosts[host{f.Host, f.Port}] = true
+	}
+	if n := len(hosts); n > 1 && config.ConnectTimeout == 0 {
+		config.ConnectTimeout = connectTimeout / time.Duration(n)
+	}
 }
 
 // sessionSettings returns the SET commands for a walsender of version (as in

@@ -1,6 +1,8 @@
 package cdc
 
 import (
+	"net"
+	"net/url"
 	"slices"
 	"testing"
 	"time"
@@ -78,4 +80,37 @@ func TestSettingsOfDatabaseDoNotMatter(t *testing.T) {
 			}
 		}
 	}
+}
+
+// The first of two hosts is gone without a word, as a machine is that lost its
+// power: the second has its turn all the same.
+func TestSecondHostHasItsTurn(t *testing.T) {
+	t.Parallel()
+	gone, err := net.Listen("tcp", "127.0.0.1:0") // nobody accepts
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = gone.Close() })
+	u, err := url.Parse(devtest.Database(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.Host = gone.Addr().String() + "," + u.Host
+	cfg := &Config{Database: u.String(), Pipeline: "p"}
+	t.Run("witness", func(t *testing.T) {
+		t.Parallel()
+		conn, err := connectSQL(t.Context(), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		closeSQL(conn)
+	})
+	t.Run("stream", func(t *testing.T) {
+		t.Parallel()
+		conn, err := connectReplication(t.Context(), cfg, 17_00_00, 7*time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		closeReplication(conn)
+	})
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/outboxd/outboxd/cdc"
 	"github.com/outboxd/outboxd/internal/devenv"
 )
 
@@ -131,6 +132,57 @@ func TestLSNsUsedAgainAfterFailover(t *testing.T) {
 			s.close()
 		})
 	}
+}
+
+// What was acked behind an event that was not is not published again by a relay
+// that lived through the failover, also when the answer to its last witness was
+// lost.
+func TestFailoverKeepsWhatIsAckedAhead(t *testing.T) {
+	server, f := ownServer(t, nil)
+	r := f.reader()
+	s := f.session(r)
+	f.exec("INSERT INTO outbox SELECT generate_series(1, 4)")
+	events := s.take(4)
+	ackAll(r, append(events[:1:1], events[2]))
+	s.close()
+	f.exec("UPDATE outboxd.witness SET version = version + 1")
+	stop(t, server)
+	promote(t, server, f)
+	s = f.session(r)
+	if got := ids(s.take(2)); got != "2 4" {
+		t.Errorf("got %s, want 2 4", got)
+	}
+	s.close()
+}
+
+// The old primary comes back with the witness as it was left, and takes writes. A
+// process that has followed the failover knows better.
+func TestFormerPrimaryIsRefused(t *testing.T) {
+	server, f := ownServer(t, nil)
+	r := f.reader()
+	s := f.session(r)
+	f.exec("INSERT INTO outbox VALUES (1)")
+	ackAll(r, s.take(1))
+	s.close()
+	stop(t, server)
+	former := filepath.Join(t.TempDir(), "former")
+	shell(t, `cp -a "$1" "$2"`, server.DataDir(), former)
+	promote(t, server, f)
+	f.exec("INSERT INTO outbox VALUES (2)")
+	s = f.session(r)
+	ackAll(r, s.take(1))
+	s.close()
+	stop(t, server)
+	shell(t, `rm -rf "$1"/* && cp -a "$2"/. "$1"`, server.DataDir(), former)
+	if err := server.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	stream, err := r.Open(t.Context())
+	if err == nil {
+		_ = stream.Close(context.Background())
+		t.Fatal("a session opened on the former primary")
+	}
+	wantCode(t, err, cdc.CodeNotPrimary)
 }
 
 // The witness is durable also where commits are not, by default.

@@ -190,9 +190,20 @@ func (q *queue) rewind() {
 	q.entries, q.head, q.unacked = nil, 0, 0
 }
 
-// reset begins a session on a history that someone else may have moved on, or
-// that branched: nothing of the old one counts but the tokens, which never
-// come twice.
+// branch begins a session on a history that left the one of the last session at
+// the LSN at, from to: as rewind, but an event at or beyond at was another one.
+func (q *queue) branch(to progress, at LSN) {
+	q.rewind()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.done = to
+	for n := len(q.ahead); n > 0 && q.ahead[n-1].commit >= at; n-- {
+		q.ahead = q.ahead[:n-1]
+	}
+}
+
+// reset begins a session on a history that someone else may have moved on:
+// nothing of the old one counts but the tokens, which never come twice.
 func (q *queue) reset(to progress) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

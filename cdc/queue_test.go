@@ -356,3 +356,31 @@ func BenchmarkQueue(b *testing.B) {
 		}
 	}
 }
+
+// Where the server went on without the end of the old history, what is acked
+// behind an event that is not counts up to there, and no further.
+func TestBranchKeepsWhatIsAckedBelowTheSwitch(t *testing.T) {
+	q := newQueue(progress{})
+	var tokens []uint64
+	for _, commit := range []LSN{10, 20, 30, 40} {
+		token, _ := q.event(place{commit: commit}, time.Time{})
+		q.mark(commit + 5)
+		tokens = append(tokens, token)
+	}
+	for _, i := range []int{1, 3} { // behind the first, which is not
+		q.ack(tokens[i])
+	}
+	q.branch(progress{confirm: 8}, 40)
+	var fresh []LSN
+	for _, commit := range []LSN{10, 20, 30, 40} {
+		if _, ok := q.event(place{commit: commit}, time.Time{}); ok {
+			fresh = append(fresh, commit)
+		}
+	}
+	if !slices.Equal(fresh, []LSN{10, 30, 40}) {
+		t.Errorf("published again: %v, want 10, 30 and 40", fresh)
+	}
+	if got := q.progress(); got.confirm != 8 {
+		t.Errorf("goes on from %+v", got)
+	}
+}

@@ -101,6 +101,11 @@ type Stats struct {
 	// is given up.
 	LastReceived time.Time
 	SilenceLimit time.Duration
+	// HeldBack is why the server sends nothing although it has something to
+	// send, in its own words: a standby that it waits for is away. It says so
+	// again and again, last at HeldBackAt. Empty when something came since.
+	HeldBack   string
+	HeldBackAt time.Time
 	// Received is the highest LSN received, Acked the last confirmable
 	// position of the acked prefix, Confirmed what the server was told.
 	Received, Acked, Confirmed LSN
@@ -278,6 +283,9 @@ func (r *Reader) claim(ctx context.Context, sql *pgx.Conn, w *witness, st *slotS
 	if err := checkSystem(&r.cfg, w, system.SystemID, system.Timeline); err != nil {
 		return err
 	}
+	if r.last != nil && system.Timeline < r.last.timeline {
+		return formerPrimary(&r.cfg, r.last.timeline, system.Timeline)
+	}
 	if system.Timeline != w.timeline {
 		if err := r.follow(w, st, system.Timeline, history); err != nil {
 			return err
@@ -328,8 +336,8 @@ func (r *Reader) follow(w *witness, st *slotState, timeline int32, history strin
 	if err != nil {
 		return err
 	}
-	acked := w.acked
-	if r.last != nil && r.last.timeline == w.timeline && r.last.version >= w.version {
+	acked, remembered := w.acked, r.remembers(w)
+	if remembered {
 		acked = r.queue.progress()
 	}
 	acked.confirm = max(acked.confirm, min(st.confirmed, at))
@@ -341,8 +349,22 @@ func (r *Reader) follow(w *witness, st *slotState, timeline int32, history strin
 		"published", acked.confirm.String(), "epoch", w.epoch+1)
 	w.timeline, w.epoch = timeline, w.epoch+1
 	w.floor = "0" // transaction ids beyond the switch are used again, too
-	r.queue.reset(w.acked)
+	if remembered {
+		r.queue.branch(w.acked, at)
+	} else {
+		r.queue.reset(w.acked)
+	}
 	return nil
+}
+
+// remembers reports whether this process knows at least what the row w does:
+// nobody else has written it since, at most an update of ours whose answer was
+// lost.
+func (r *Reader) remembers(w *witness) bool {
+	if r.last == nil || r.last.timeline != w.timeline {
+		return false
+	}
+	return w.version <= r.last.version || w.version == r.last.version+1 && w.holder == r.holder
 }
 
 // startStream asks for the stream from wherever the slot stands.

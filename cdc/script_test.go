@@ -179,6 +179,9 @@ func TestStreamEndsAreNamed(t *testing.T) {
 		{"publication skipped", func(s *script) *script {
 			return s.message(&pgproto3.NoticeResponse{Severity: "WARNING", Code: "55000", Message: `»p« wird übergangen`})
 		}, CodePublication},
+		{"held back for a standby", func(s *script) *script {
+			return s.message(&pgproto3.NoticeResponse{Severity: "WARNING", Code: "55000", Message: `Slot »s« ist inaktiv`, File: "slot.c"}).message(&pgproto3.CommandComplete{CommandTag: []byte("COPY 0")})
+		}, CodeServerStopping},
 		{"other notices go on", func(s *script) *script {
 			return s.message(&pgproto3.NoticeResponse{Severity: "NOTICE", Message: "hello"}).message(&pgproto3.CommandComplete{CommandTag: []byte("COPY 0")})
 		}, CodeServerStopping},

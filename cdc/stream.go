@@ -46,6 +46,7 @@ type Stream struct {
 	tx        transaction
 	message   Message
 	sinceWait int
+	heldBack  bool // since the server said so, nothing has come
 
 	messages atomic.Uint64 // received so far
 	received atomic.Uint64 // highest LSN received
@@ -83,7 +84,7 @@ func newStream(r *Reader, sql *pgx.Conn, repl *pgconn.PgConn, version int, w *wi
 	s.ctx, s.fail = context.WithCancelCause(context.Background())
 	r.record(func(st *Stats) {
 		st.Epoch, st.Streaming, st.LastReceived, st.SilenceLimit = w.epoch, true, time.Now(), timeout
-		st.Confirmed = w.acked.confirm
+		st.Confirmed, st.HeldBack = w.acked.confirm, ""
 	})
 	s.queries, s.abort = context.WithCancel(context.Background())
 	s.keeper = &keeper{s: s, conn: sql, witness: *w, checked: w.acked.confirm, floorAt: held}
@@ -136,19 +137,34 @@ func (s *Stream) read(ctx context.Context, h Handler) error {
 		case *pgproto3.ErrorResponse:
 			return streamError(&s.r.cfg, pgconn.ErrorResponseToPgError(msg))
 		case *pgproto3.NoticeResponse:
-			// PostgreSQL 18 goes on without a publication that it cannot find,
-			// and drops what it would have published; it says so with the state
-			// 55000, in its own language.
-			if msg.Code == "55000" {
-				return &Error{Code: CodePublication, Detail: "the server streams without the publication: " + msg.Message,
-					Fix: fmt.Sprintf("the publication was dropped or is younger than the slot's position. To begin again from now and accept the gap: outboxd teardown --pipeline %s, then outboxd setup --pipeline %[1]s", s.r.cfg.Pipeline)}
+			if err := s.notice(msg); err != nil {
+				return err
 			}
-			s.r.cfg.Logger.Info("notice from the server", "message", msg.Message)
 		case *pgproto3.CommandComplete, *pgproto3.CopyDone:
 			// How a server that shuts down in good order takes its leave.
 			return &Error{Code: CodeServerStopping, Detail: "the server ended the stream"}
 		}
 	}
+}
+
+// notice looks at what the server says beside the stream. It says it in its own
+// language, so state and source file tell what it is.
+func (s *Stream) notice(msg *pgproto3.NoticeResponse) error {
+	switch {
+	case msg.File == "slot.c":
+		// It waits for a standby of synchronized_standby_slots that is away, and
+		// says so every second or two.
+		s.heldBack = true
+		s.r.record(func(st *Stats) { st.HeldBack, st.HeldBackAt = msg.Message, time.Now() })
+	case msg.Code == "55000":
+		// PostgreSQL 18 goes on without a publication that it cannot find, and
+		// drops what it would have published.
+		return &Error{Code: CodePublication, Detail: "the server streams without the publication: " + msg.Message,
+			Fix: fmt.Sprintf("the publication was dropped or is younger than the slot's position. To begin again from now and accept the gap: outboxd teardown --pipeline %s, then outboxd setup --pipeline %[1]s", s.r.cfg.Pipeline)}
+	default:
+		s.r.cfg.Logger.Info("notice from the server", "message", msg.Message)
+	}
+	return nil
 }
 
 func (s *Stream) copyData(ctx context.Context, data []byte, h Handler) error {
@@ -161,6 +177,10 @@ func (s *Stream) copyData(ctx context.Context, data []byte, h Handler) error {
 		return nil
 	}
 	s.see(e.start)
+	if s.heldBack {
+		s.heldBack = false
+		s.r.record(func(st *Stats) { st.HeldBack = "" })
+	}
 	var f frame
 	if err := s.decoder.decode(e.data, &f); err != nil {
 		return malformed(err)

@@ -116,6 +116,16 @@ func checkSystem(cfg *Config, w *witness, systemID string, timeline int32) error
 	return nil
 }
 
+// formerPrimary says that the server was left behind by a failover that this
+// process has followed. Its witness was left behind too: only memory knows. It
+// may be up again for a moment, or where the name still leads; to wait for the
+// current primary is right, and to begin anew, without the memory, is not.
+func formerPrimary(cfg *Config, followed, timeline int32) *Error {
+	return &Error{Code: CodeNotPrimary,
+		Detail: fmt.Sprintf("the server is on timeline %d, and pipeline %s has published from timeline %d: it was the primary before the last failover, and takes writes again", timeline, cfg.Pipeline, followed),
+		Fix:    "stop that server, or make it a standby of the current primary. What was written to it since is not published"}
+}
+
 // checkMemory compares the row with what this process wrote last. Between the
 // two sessions another relay may have led; that raises the version. A lower
 // version, or other content under the same one, means that the database was

@@ -88,6 +88,15 @@ func TestJudge(t *testing.T) {
 			again.Position = "9999"
 			return append(d, again)
 		}, "lost 0, invented 0, out of order 0 (last delivery 0), changed 0, misplaced 1, duplicates 1"},
+		{"again in a later epoch", func(w []checker.Written, d []checker.Delivered) []checker.Delivered {
+			return repeated(d, "0041.00AA.0001", "0042.00AA.0001")
+		}, "lost 0, invented 0, out of order 0 (last delivery 0), changed 0, misplaced 0, duplicates 1"},
+		{"again in an earlier epoch", func(w []checker.Written, d []checker.Delivered) []checker.Delivered {
+			return repeated(d, "0042.00AA.0001", "0041.00AA.0001")
+		}, "lost 0, invented 0, out of order 0 (last delivery 0), changed 0, misplaced 1, duplicates 1"},
+		{"elsewhere in a later epoch", func(w []checker.Written, d []checker.Delivered) []checker.Delivered {
+			return repeated(d, "0041.00AA.0001", "0042.00AA.0002")
+		}, "lost 0, invented 0, out of order 0 (last delivery 0), changed 0, misplaced 1, duplicates 1"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -101,6 +110,13 @@ func TestJudge(t *testing.T) {
 			}
 		})
 	}
+}
+
+// repeated delivers the last event twice, at two positions.
+func repeated(d []checker.Delivered, first, then string) []checker.Delivered {
+	again := d[len(d)-1]
+	d[len(d)-1].Position, again.Position = first, then
+	return append(d, again)
 }
 
 // TestJudgeUnknownTransaction: of a transaction whose commit was not answered,

@@ -2,6 +2,7 @@ package devenv
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -60,9 +61,9 @@ func StartPostgres(ctx context.Context, o PostgresOptions) (*Postgres, error) {
 	if err != nil {
 		return nil, err
 	}
-	p, err := newPostgres(ctx, inst, box, o)
+	p, err := newPostgres(inst, box)
 	if err == nil {
-		err = p.Start(ctx)
+		err = p.begin(ctx, cmp.Or(o.Dir, inst.template), o.Settings)
 	}
 	if err != nil {
 		return nil, errors.Join(err, box.close())
@@ -70,28 +71,30 @@ func StartPostgres(ctx context.Context, o PostgresOptions) (*Postgres, error) {
 	return p, nil
 }
 
-func newPostgres(ctx context.Context, inst *installation, box *sandbox, o PostgresOptions) (*Postgres, error) {
+// begin starts the server on a copy of a data directory.
+func (p *Postgres) begin(ctx context.Context, template string, settings map[string]string) error {
+	if err := p.box.run(ctx, command{name: "cp", args: []string{"cp", "-Rp", template, p.data}, env: p.cmd.env}); err != nil {
+		return err
+	}
+	if err := p.configure(settings); err != nil {
+		return err
+	}
+	return p.Start(ctx)
+}
+
+// newPostgres returns a server that has no data directory yet.
+func newPostgres(inst *installation, box *sandbox) (*Postgres, error) {
 	port, err := freePort()
 	if err != nil {
 		return nil, err
 	}
 	p := &Postgres{port: port, data: filepath.Join(box.dir, "data"), version: inst.version}
-	template, env := inst.template, box.env("LC_ALL=C", "TZ=UTC")
-	if o.Dir != "" {
-		template = o.Dir
-	}
-	if err := box.run(ctx, command{name: "cp", args: []string{"cp", "-Rp", template, p.data}, env: env}); err != nil {
-		return nil, err
-	}
-	if err := p.configure(o.Settings); err != nil {
-		return nil, err
-	}
 	p.server = server{
 		box: box,
 		cmd: command{
 			name: "postgres",
 			args: []string{filepath.Join(inst.bin, "postgres"), "-D", p.data},
-			env:  env,
+			env:  box.env("LC_ALL=C", "TZ=UTC"),
 		},
 		ready: p.accepts,
 	}

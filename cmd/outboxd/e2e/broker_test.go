@@ -104,6 +104,7 @@ func newRabbitEnd(t *testing.T, server string) *rabbitEnd {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(consumer.Close)
 	return &rabbitEnd{server, name, consumer}
 }
 

@@ -139,7 +139,7 @@ func TestMatrixPostgres(t *testing.T) {
 		{id: "F30c", name: "no connection left at all", how: "sessions terminated, all of `max_connections` taken",
 			expect: "retried; `/readyz` says why", arrange: ownServer("", map[string]string{"max_connections": "25"}), inject: noConnection},
 		{id: "F31", name: "disk of the server full", left: "needs a file system of its own, which only root can mount. What keeps the relay from being the cause is F21"},
-		{id: "F32", name: "standby promoted", elsewhere: "cdc TestNewTimelineIsNoGap"},
+		{id: "F32", name: "standby promoted", elsewhere: "TestFailover, TestAsynchronousFailover, TestFailoverWithoutSlot"},
 		{id: "F33", name: "idle table beside a busy one", elsewhere: "TestIdleOutboxBesideBusyTable"},
 		{id: "F34", name: "rows removed before they are published", how: "relay down, events written, `TRUNCATE outbox`",
 			expect: "all are published: they are in the WAL", inject: func(f *faultRun) {

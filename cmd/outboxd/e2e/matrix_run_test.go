@@ -228,6 +228,12 @@ func (f *faultRun) finish() *checker.Verdict {
 			}
 		}
 	}
+	return f.conclude(written)
+}
+
+// conclude waits for what was written, ends the relays and judges.
+func (f *faultRun) conclude(written []checker.Written) *checker.Verdict {
+	f.t.Helper()
 	f.await(written)
 	for _, r := range f.relays {
 		f.stopRelay(r)

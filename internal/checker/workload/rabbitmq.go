@@ -12,11 +12,16 @@ import (
 )
 
 // RabbitMQConsumer empties one queue, acknowledging nothing before it is noted.
-// It survives restarts of the server.
+// It survives restarts of the server. It goes on consuming between calls of
+// Read: what is prefetched and given back to the queue comes again, marked, and
+// could not be told from a second record of the same event.
 type RabbitMQConsumer struct {
 	url, queue string
 	delivered  []checker.Delivered
 	distinct   map[string]bool
+
+	conn       *amqp.Connection // nil: not connected
+	deliveries <-chan amqp.Delivery
 }
 
 // NewRabbitMQConsumer declares a durable topic exchange and a quorum queue that
@@ -58,22 +63,10 @@ func (c *RabbitMQConsumer) Read(ctx context.Context, domain func(key string) str
 }
 
 func (c *RabbitMQConsumer) read(ctx context.Context, domain func(string) string, done func(int) bool) error {
-	conn, err := amqp.Dial(c.url)
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	ch, err := conn.Channel()
-	if err != nil {
-		return err
-	}
-	// One consumer, and a prefetch that a lost connection gives back in order.
-	if err := ch.Qos(500, 0, false); err != nil {
-		return err
-	}
-	deliveries, err := ch.Consume(c.queue, "", false, true, false, false, nil)
-	if err != nil {
-		return err
+	if c.conn == nil {
+		if err := c.connect(); err != nil {
+			return err
+		}
 	}
 	look := time.NewTicker(100 * time.Millisecond)
 	defer look.Stop()
@@ -82,17 +75,47 @@ func (c *RabbitMQConsumer) read(ctx context.Context, domain func(string) string,
 		case <-ctx.Done():
 			return nil
 		case <-look.C:
-		case d, ok := <-deliveries:
+		case d, ok := <-c.deliveries:
 			if !ok {
+				c.Close()
 				return amqp.ErrClosed
 			}
 			c.note(d, domain)
 			if err := d.Ack(false); err != nil {
+				c.Close()
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+func (c *RabbitMQConsumer) connect() error {
+	conn, err := amqp.Dial(c.url)
+	if err != nil {
+		return err
+	}
+	c.conn = conn
+	ch, err := conn.Channel()
+	if err == nil {
+		// One consumer, and a prefetch that a lost connection gives back in order.
+		err = ch.Qos(500, 0, false)
+	}
+	if err == nil {
+		c.deliveries, err = ch.Consume(c.queue, "", false, true, false, false, nil)
+	}
+	if err != nil {
+		c.Close()
+	}
+	return err
+}
+
+// Close leaves the queue. Read connects again.
+func (c *RabbitMQConsumer) Close() {
+	if c.conn != nil {
+		_ = c.conn.Close()
+		c.conn = nil
+	}
 }
 
 // note adds a delivery. One that the consumer did not get to acknowledge comes

@@ -41,6 +41,9 @@ func (r *Relay) stalled(now time.Time, stats cdc.Stats) string {
 	if stats.Streaming && stats.SilenceLimit > 0 && now.Sub(stats.LastReceived) > stats.SilenceLimit {
 		return fmt.Sprintf("nothing has come from the walsender for more than %s", stats.SilenceLimit)
 	}
+	if stats.Streaming && stats.HeldBack != "" && now.Sub(stats.HeldBackAt) <= stats.SilenceLimit {
+		return "the server holds events back: " + stats.HeldBack
+	}
 	return ""
 }
 

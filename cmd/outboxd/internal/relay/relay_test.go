@@ -301,6 +301,34 @@ func TestBrokerUnreachable(t *testing.T) {
 	})
 }
 
+// A server that waits for its standby sends nothing but the news of it.
+func TestServerHoldsBack(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		b := newBench(t)
+		b.start()
+		settle(time.Second)
+		says := func(heldBack string) {
+			b.slot.mu.Lock()
+			defer b.slot.mu.Unlock()
+			st := &b.slot.stats
+			st.SilenceLimit, st.LastReceived, st.HeldBack, st.HeldBackAt = 15*time.Second, time.Now(), heldBack, time.Now()
+		}
+		says("slot s of a standby is not active")
+		settle(2 * time.Second)
+		if s := b.Status(); s.Ready || !strings.Contains(s.Reason, "slot s of a standby") {
+			t.Errorf("held back: %+v", s)
+		}
+		says("")
+		settle(2 * time.Second)
+		if s := b.Status(); !s.Ready {
+			t.Errorf("afterwards: %+v", s)
+		}
+		if err := b.finish(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // TestStalled: readiness follows progress, liveness does not.
 func TestStalled(t *testing.T) {
 	simulated(t, func(t *testing.T) {
