@@ -47,7 +47,7 @@ func TestOpenNamesWhatIsWrong(t *testing.T) {
 		{"slot dropped", func(f *fixture) {
 			f.led(1)
 			f.exec("SELECT pg_drop_replication_slot($1)", f.cfg.Slot)
-		}, cdc.CodeSlotMissing, "is gone; everything up to", "accept the gap"},
+		}, cdc.CodeSlotMissing, "is gone; everything up to", "outboxd replay --pipeline p --gap"},
 		{"slot recreated", func(f *fixture) {
 			f.led(1)
 			f.exec("SELECT pg_drop_replication_slot($1)", f.cfg.Slot)
@@ -214,8 +214,8 @@ func TestAdoptAcceptsGap(t *testing.T) {
 		t.Fatalf("gap %+v", gap)
 	}
 	f.refuses(cdc.CodeSlotForeign) // finding alone changes nothing
-	if err := gap.Accept(t.Context(), f.cfg); err != nil {
-		t.Fatal(err)
+	if at, err := gap.Accept(t.Context(), f.cfg); err != nil || at != gap.Slot {
+		t.Fatalf("accepted at %s, %v; the slot stands at %s", at, err, gap.Slot)
 	}
 	s := f.session(f.reader())
 	f.exec("INSERT INTO outbox VALUES (3)")
@@ -227,7 +227,7 @@ func TestAdoptAcceptsGap(t *testing.T) {
 	if gap, err := cdc.FindGap(t.Context(), f.cfg); err != nil || len(gap.Findings) != 0 {
 		t.Errorf("afterwards: %+v, %v", gap, err)
 	}
-	if err := gap.Accept(t.Context(), f.cfg); err == nil {
+	if _, err := gap.Accept(t.Context(), f.cfg); err == nil {
 		t.Error("a gap that was found before others wrote the witness is accepted")
 	}
 }

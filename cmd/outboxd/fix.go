@@ -33,7 +33,7 @@ func (o *pipelineOptions) mended(err error, id setup.Identity) error {
 // complete adds to the commands in a fix what it takes to mean the same
 // pipeline in the same database.
 func (o *pipelineOptions) complete(fix string, id setup.Identity) string {
-	commands := regexp.MustCompile(`outboxd (setup|adopt|teardown) --pipeline ` + regexp.QuoteMeta(id.Pipeline) + `\b`)
+	commands := regexp.MustCompile(`outboxd (setup|adopt|replay|skip|teardown) --pipeline ` + regexp.QuoteMeta(id.Pipeline) + `\b`)
 	return commands.ReplaceAllStringFunc(fix, func(command string) string {
 		return command + o.arguments(strings.Fields(command)[1], id)
 	})
