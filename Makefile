@@ -52,6 +52,22 @@ test-embedded: build
 	@grep -rl --include='*_test.go' '^//go:build !embedded' . | sort | while read -r file; do \
 		sed -n "/^func TestMain(/d; s|^func \(Test[A-Za-z0-9_]*\)(.*|  $${file%/*} \1|p" "$$file"; done
 
+# Both leave the page as it was when a row fails.
+matrix-page = mv bin/matrix.jsonl testdata/matrix/$(1).jsonl && \
+	go run ./internal/checker/cmd/matrix testdata/matrix/*.jsonl > docs/robustness.md
+
+.PHONY: matrix
+matrix: ## Run the fault matrix, which make test runs too, and write docs/robustness.md
+	@rm -f bin/matrix.jsonl
+	OUTBOXD_MATRIX_REPORT=$(CURDIR)/bin/matrix.jsonl $(MAKE) test-real PACKAGES=./cmd/outboxd/e2e TESTFLAGS='-run ^TestMatrix'
+	$(call matrix-page,short)
+
+.PHONY: matrix-long
+matrix-long: ## Run those faults that take longer, and write docs/robustness.md
+	@rm -f bin/matrix.jsonl
+	OUTBOXD_MATRIX_REPORT=$(CURDIR)/bin/matrix.jsonl $(MAKE) test-real PACKAGES=./cmd/outboxd/e2e TESTFLAGS='-tags long -run ^TestLongMatrix -timeout 60m'
+	$(call matrix-page,long)
+
 .PHONY: lint
 lint: bin/golangci-lint-$(GOLANGCI_LINT_VERSION) mod-check ## Check format, vet, static analysis and go.mod
 	$< run
@@ -71,6 +87,11 @@ mod-check: ## Check that go.mod and go.sum are tidy and the modules unchanged
 	go mod tidy -diff
 	go mod verify
 
+.PHONY: kills
+kills: services ## Kill the relay N times with SIGKILL (N=1000 BROKER=Kafka|RabbitMQ SEED=1)
+	OUTBOXD_KILLS=$(or $(N),100) OUTBOXD_SEED=$(or $(SEED),1) go run ./internal/devenv/cmd/services \
+		go test -count=1 -timeout 4h -v -run 'TestKillLoop/$(BROKER)' ./cmd/outboxd/e2e
+
 .PHONY: demo
 demo: ## Run the shop (BROKERS=real: real Kafka and RabbitMQ)
 	@if [ '$(BROKERS)' = real ]; then $(MAKE) --no-print-directory services; fi
@@ -83,9 +104,10 @@ fuzz: ## Run every fuzz target for FUZZTIME
 		echo "$${file%/*} $${target#func }"; \
 		go test -run '^$$' -fuzz "^$${target#func }$$" -fuzztime $(FUZZTIME) "$${file%/*}" </dev/null; done
 
+# The tests in question speak to PostgreSQL, kfake and a scripted RabbitMQ.
 .PHONY: mutants
-mutants: services ## Check that the tests catch every seeded defect (MUTANTS=regexp: those alone)
-	go run ./internal/devenv/cmd/services go run ./internal/mutants/cmd/mutants -run '$(MUTANTS)'
+mutants: ## Put defects into the code, one at a time: the tests must notice (MUTANTS=regexp: those alone)
+	go run ./internal/devenv/cmd/services -only postgres go run ./internal/mutants/cmd/mutants -run '$(MUTANTS)'
 
 .PHONY: cover
 cover: services ## Write coverage.out and show the total

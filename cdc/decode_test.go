@@ -61,100 +61,45 @@ func TestDecodeFields(t *testing.T) {
 	at := time.Date(2026, 10, 5, 14, 3, 2, 123456000, time.UTC)
 	micros := uint64(at.UnixMicro() - time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC).UnixMicro())
 	relation := &Relation{OID: 16385, Schema: "public", Name: "outbox", ReplicaIdentity: 'd', Columns: twoColumns()}
-	row := []Value{{Format: Binary, Bytes: []byte("0123456789abcdef")}, {Format: Text, Bytes: []byte("{}")}}
-	known := relationMessage(16385, twoColumns()...)
-	pair := func(w wire) wire { return w.uint16(2).binary("0123456789abcdef").text("{}") }
+	without := &Relation{OID: 7, Schema: "public", Name: "outbox", ReplicaIdentity: 'd', Columns: []Column{}}
+	short := &Relation{OID: 7, Schema: "public", Name: "outbox", ReplicaIdentity: 'd', Columns: make([]Column, 2)}
+	known, bare := relationMessage(16385, twoColumns()...), relationMessage(7)
+	of := func(kind byte) wire { return message(kind).uint32(16385) }
 
-	for name, tt := range map[string]struct {
-		messages []wire
+	pair := func(w wire) wire { return w.uint16(2).binary("0123456789abcdef").text("{}") }
+	pairRow := []Value{{Format: Binary, Bytes: []byte("0123456789abcdef")}, {Format: Text, Bytes: []byte("{}")}}
+	nulls := func(w wire) wire { return w.uint16(2).byte('u').null() }
+	nullRow := []Value{{Format: Unchanged}, {Format: Null}}
+	key := func(w wire) wire { return w.byte('K').uint16(2).text("1").null() }
+
+	tests := []struct {
+		name     string
+		messages []wire // the last one is decoded, those before it are known
 		want     frame
 	}{
-		"begin": {
-			[]wire{message('B').uint64(0x1_0000_0002).uint64(micros).uint32(0xfffffffe)},
-			frame{kind: 'B', lsn: 0x1_0000_0002, time: at, xid: 0xfffffffe},
-		},
-		"commit": {
-			[]wire{message('C').byte(0).uint64(0x10).uint64(0x40).uint64(micros)},
-			frame{kind: 'C', lsn: 0x10, endLSN: 0x40, time: at},
-		},
-		"origin": {
-			[]wire{message('O').uint64(0x10).cstring("elsewhere")},
-			frame{kind: 'O', lsn: 0x10},
-		},
-		"relation": {[]wire{known}, frame{kind: 'R', relation: relation}},
-		"relation without columns": {
-			[]wire{relationMessage(7)},
-			frame{kind: 'R', relation: &Relation{OID: 7, Schema: "public", Name: "outbox", ReplicaIdentity: 'd', Columns: []Column{}}},
-		},
-		"relation with the shortest columns": {
-			[]wire{relationMessage(7, Column{}, Column{})},
-			frame{kind: 'R', relation: &Relation{OID: 7, Schema: "public", Name: "outbox", ReplicaIdentity: 'd', Columns: make([]Column, 2)}},
-		},
-		"type": {
-			[]wire{message('Y').uint32(16400).cstring("public").cstring("mood")},
-			frame{kind: 'Y'},
-		},
-		"insert": {
-			[]wire{known, pair(message('I').uint32(16385).byte('N'))},
-			frame{kind: 'I', relation: relation, row: row},
-		},
-		"insert of nothing": {
-			[]wire{relationMessage(7), message('I').uint32(7).row(0)},
-			frame{kind: 'I', relation: &Relation{OID: 7, Schema: "public", Name: "outbox", ReplicaIdentity: 'd', Columns: []Column{}}},
-		},
-		"null, unchanged and empty": {
-			[]wire{
-				relationMessage(7, twoColumns()...), message('I').uint32(7).row(2).null().text(""),
-				relationMessage(7, twoColumns()...), message('I').uint32(7).row(2).byte('u').null(),
-			},
-			frame{
-				kind:     'I',
-				relation: &Relation{OID: 7, Schema: "public", Name: "outbox", ReplicaIdentity: 'd', Columns: twoColumns()},
-				row:      []Value{{Format: Unchanged}, {Format: Null}},
-			},
-		},
-		"update": {
-			[]wire{known, pair(message('U').uint32(16385).byte('N'))},
-			frame{kind: 'U', relation: relation},
-		},
-		"update with old key": {
-			[]wire{known, pair(message('U').uint32(16385).byte('K').uint16(2).text("1").null().byte('N'))},
-			frame{kind: 'U', relation: relation},
-		},
-		"update with old row": {
-			[]wire{known, pair(pair(message('U').uint32(16385).byte('O')).byte('N'))},
-			frame{kind: 'U', relation: relation},
-		},
-		"delete by key": {
-			[]wire{known, message('D').uint32(16385).byte('K').uint16(2).text("1").null()},
-			frame{kind: 'D', relation: relation},
-		},
-		"delete with old row": {
-			[]wire{known, pair(message('D').uint32(16385).byte('O'))},
-			frame{kind: 'D', relation: relation},
-		},
-		"truncate": {
-			[]wire{message('T').uint32(2).byte(3).uint32(16385).uint32(99)},
-			frame{kind: 'T'},
-		},
-		"transactional message": {
-			[]wire{message('M').byte(1).uint64(0x30).cstring("outboxd").counted("a\x00b")},
-			frame{kind: 'M', transactional: true, lsn: 0x30, prefix: []byte("outboxd"), content: []byte("a\x00b")},
-		},
-		"message outside transactions": {
-			[]wire{message('M').byte(2).uint64(0x30).cstring("").counted("")},
-			frame{kind: 'M', lsn: 0x30, prefix: []byte{}, content: []byte{}},
-		},
-		"stray abort": {
-			[]wire{message('A').uint32(1).uint32(2)},
-			frame{kind: 'A'},
-		},
-		"unknown bytes behind the fields": {
-			[]wire{append(message('B').uint64(1).uint64(micros).uint32(2), "new"...)},
-			frame{kind: 'B', lsn: 1, time: at, xid: 2, trailing: 3},
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
+		{"begin", []wire{message('B').uint64(0x1_0000_0002).uint64(micros).uint32(0xfffffffe)}, frame{kind: 'B', lsn: 0x1_0000_0002, time: at, xid: 0xfffffffe}},
+		{"commit", []wire{message('C').byte(0).uint64(0x10).uint64(0x40).uint64(micros)}, frame{kind: 'C', lsn: 0x10, endLSN: 0x40, time: at}},
+		{"origin", []wire{message('O').uint64(0x10).cstring("elsewhere")}, frame{kind: 'O', lsn: 0x10}},
+		{"relation", []wire{known}, frame{kind: 'R', relation: relation}},
+		{"relation without columns", []wire{bare}, frame{kind: 'R', relation: without}},
+		{"relation with the shortest columns", []wire{relationMessage(7, Column{}, Column{})}, frame{kind: 'R', relation: short}},
+		{"type", []wire{message('Y').uint32(16400).cstring("public").cstring("mood")}, frame{kind: 'Y'}},
+		{"insert", []wire{known, pair(of('I').byte('N'))}, frame{kind: 'I', relation: relation, row: pairRow}},
+		{"insert of nothing", []wire{bare, message('I').uint32(7).row(0)}, frame{kind: 'I', relation: without}},
+		{"null, unchanged and empty", []wire{known, of('I').row(2).null().text(""), known, nulls(of('I').byte('N'))}, frame{kind: 'I', relation: relation, row: nullRow}},
+		{"update", []wire{known, pair(of('U').byte('N'))}, frame{kind: 'U', relation: relation}},
+		{"update with old key", []wire{known, pair(key(of('U')).byte('N'))}, frame{kind: 'U', relation: relation}},
+		{"update with old row", []wire{known, pair(pair(of('U').byte('O')).byte('N'))}, frame{kind: 'U', relation: relation}},
+		{"delete by key", []wire{known, key(of('D'))}, frame{kind: 'D', relation: relation}},
+		{"delete with old row", []wire{known, pair(of('D').byte('O'))}, frame{kind: 'D', relation: relation}},
+		{"truncate", []wire{message('T').uint32(2).byte(3).uint32(16385).uint32(99)}, frame{kind: 'T'}},
+		{"transactional message", []wire{message('M').byte(1).uint64(0x30).cstring("outboxd").counted("a\x00b")}, frame{kind: 'M', transactional: true, lsn: 0x30, prefix: []byte("outboxd"), content: []byte("a\x00b")}},
+		{"message outside transactions", []wire{message('M').byte(2).uint64(0x30).cstring("").counted("")}, frame{kind: 'M', lsn: 0x30, prefix: []byte{}, content: []byte{}}},
+		{"stray abort", []wire{message('A').uint32(1).uint32(2)}, frame{kind: 'A'}},
+		{"unknown bytes behind the fields", []wire{append(message('B').uint64(1).uint64(micros).uint32(2), "new"...)}, frame{kind: 'B', lsn: 1, time: at, xid: 2, trailing: 3}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
 			got := decoded(t, newDecoder(), tt.messages...)
 			if len(got.row) == 0 {
 				got.row = nil

@@ -32,96 +32,95 @@ func (f *fixture) led(n int) {
 	s.close()
 }
 
+// do returns a change: statements, run one by one. {} stands for the name that
+// the slot, the publication and the role of the test have in common.
+func do(statements ...string) func(*fixture) {
+	return func(f *fixture) {
+		for _, s := range statements {
+			f.exec(strings.ReplaceAll(s, "{}", f.cfg.Slot))
+		}
+	}
+}
+
+// past returns a change that comes after an event was published and confirmed.
+func past(change func(*fixture)) func(*fixture) {
+	return func(f *fixture) {
+		f.led(1)
+		change(f)
+	}
+}
+
+// login returns a change that makes a role with these attributes, in which the
+// reader then logs in.
+func login(attributes, password string, grants ...string) func(*fixture) {
+	return func(f *fixture) {
+		do("CREATE ROLE {} LOGIN PASSWORD 'right' " + attributes)(f)
+		f.t.Cleanup(func() { do("DROP OWNED BY {}", "DROP ROLE {}")(f) })
+		do(grants...)(f)
+		u, err := url.Parse(f.cfg.Database)
+		if err != nil {
+			f.t.Fatal(err)
+		}
+		u.User = url.UserPassword(f.cfg.Slot, password)
+		f.cfg.Database = u.String()
+	}
+}
+
 // TestOpenNamesWhatIsWrong changes one thing at a time and expects its name,
 // and a word of the detail and of the fix that an operator needs.
 func TestOpenNamesWhatIsWrong(t *testing.T) {
+	const (
+		dropSlot    = "SELECT pg_drop_replication_slot('{}')"
+		createSlot  = "SELECT pg_create_logical_replication_slot('{}', 'pgoutput')"
+		missed      = "INSERT INTO outbox VALUES (2)"
+		dropTable   = "ALTER PUBLICATION {} DROP TABLE outbox"
+		addTable    = "ALTER PUBLICATION {} ADD TABLE outbox"
+		useSchema   = "GRANT USAGE ON SCHEMA outboxd TO {}"
+		useWitness  = "GRANT SELECT, INSERT, UPDATE ON outboxd.witness TO {}"
+		partitioned = "CREATE TABLE outbox (id int, payload text) PARTITION BY LIST (id)"
+		partition   = "CREATE TABLE outbox_1 PARTITION OF outbox FOR VALUES IN (1)"
+	)
+	physical := func(f *fixture) {
+		do(dropSlot, "SELECT pg_create_physical_replication_slot('{}')")(f)
+		f.t.Cleanup(func() { do(dropSlot)(f) })
+	}
+	elsewhere := func(f *fixture) {
+		f.cfg.Database = strings.Replace(f.cfg.Database, "/"+f.conn.Config().Database, "/nowhere", 1)
+	}
+	nobody := func(f *fixture) { f.cfg.Database = "postgres://postgres:canary@127.0.0.1:1/x" }
+
 	tests := []struct {
 		name   string
-		do     func(f *fixture)
+		change func(f *fixture)
 		code   cdc.Code
 		detail string
 		fix    string
 	}{
-		{"schema missing", func(f *fixture) { f.exec("DROP SCHEMA outboxd CASCADE") }, cdc.CodeNotSetUp, "schema outboxd", "outboxd setup"},
-		{"slot never existed", func(f *fixture) { f.exec("SELECT pg_drop_replication_slot($1)", f.cfg.Slot) }, cdc.CodeSlotMissing, "does not exist", "outboxd setup"},
-		{"slot dropped", func(f *fixture) {
-			f.led(1)
-			f.exec("SELECT pg_drop_replication_slot($1)", f.cfg.Slot)
-		}, cdc.CodeSlotMissing, "is gone; everything up to", "outboxd replay --pipeline p --gap"},
-		{"slot recreated", func(f *fixture) {
-			f.led(1)
-			f.exec("SELECT pg_drop_replication_slot($1)", f.cfg.Slot)
-			f.exec("INSERT INTO outbox VALUES (2)")
-			f.createSlot()
-		}, cdc.CodeSlotForeign, "recreated, or advanced", "outboxd adopt"},
-		{"slot advanced", func(f *fixture) {
-			f.led(1)
-			f.exec("INSERT INTO outbox VALUES (2)")
-			f.exec("SELECT pg_replication_slot_advance($1, pg_current_wal_lsn())", f.cfg.Slot)
-		}, cdc.CodeSlotForeign, "recreated, or advanced", "outboxd adopt"},
-		{"slot of another plugin", func(f *fixture) {
-			f.exec("SELECT pg_drop_replication_slot($1)", f.cfg.Slot)
-			f.exec("SELECT pg_create_physical_replication_slot($1)", f.cfg.Slot)
-			f.t.Cleanup(func() { f.exec("SELECT pg_drop_replication_slot($1)", f.cfg.Slot) })
-		}, cdc.CodeSlotWrong, "plugin", "--slot"},
-		{"publication missing", func(f *fixture) { f.exec("DROP PUBLICATION " + f.cfg.Publication) }, cdc.CodePublication, "does not exist", "older than its slot"},
-		{"table missing", func(f *fixture) { f.exec("DROP TABLE outbox") }, cdc.CodePublicationGap, "public.outbox does not exist", "--table"},
-		{"table not covered", func(f *fixture) { f.exec("ALTER PUBLICATION " + f.cfg.Publication + " DROP TABLE outbox") }, cdc.CodePublicationGap, "does not cover the table public.outbox", `ADD TABLE "public"."outbox"; COMMIT; then outboxd adopt --pipeline `},
-		{"inserts not published", func(f *fixture) { f.exec("ALTER PUBLICATION " + f.cfg.Publication + " SET (publish = 'delete')") }, cdc.CodePublicationGap, "does not publish inserts", "publish = 'insert'"},
-		{"rows filtered", func(f *fixture) {
-			f.exec("ALTER PUBLICATION " + f.cfg.Publication + " SET TABLE outbox WHERE (id > 5)")
-		}, cdc.CodePublicationGap, "filters the rows", "SET TABLE"},
-		{"partitions under their own names", func(f *fixture) {
-			f.exec("DROP TABLE outbox")
-			f.exec("CREATE TABLE outbox (id int, payload text) PARTITION BY LIST (id)")
-			f.exec("CREATE TABLE outbox_1 PARTITION OF outbox FOR VALUES IN (1)")
-			f.exec("ALTER PUBLICATION " + f.cfg.Publication + " ADD TABLE outbox")
-		}, cdc.CodePublicationGap, "is partitioned", "publish_via_partition_root"},
-		{"table out of the publication and back", func(f *fixture) {
-			f.led(1)
-			f.exec("ALTER PUBLICATION " + f.cfg.Publication + " DROP TABLE outbox")
-			f.exec("INSERT INTO outbox VALUES (2)")
-			f.exec("ALTER PUBLICATION " + f.cfg.Publication + " ADD TABLE outbox")
-		}, cdc.CodePublicationGap, "taken out of it and put back", "outboxd adopt"},
-		{"another cluster", func(f *fixture) {
-			f.led(1)
-			f.exec("UPDATE outboxd.witness SET system_id = '42'")
-		}, cdc.CodeSystemChanged, "system identifier", "outboxd adopt"},
-		{"an older timeline", func(f *fixture) {
-			f.led(1)
-			f.exec("UPDATE outboxd.witness SET timeline = timeline + 1")
-		}, cdc.CodeRestored, "timeline", "current primary"},
-		{"wrong password", func(f *fixture) {
-			f.exec("CREATE ROLE " + f.cfg.Slot + " LOGIN REPLICATION PASSWORD 'right'")
-			f.t.Cleanup(func() { f.exec("DROP ROLE " + f.cfg.Slot) })
-			f.as(f.cfg.Slot, "wrong-canary")
-		}, cdc.CodeAuth, "log in", "password"},
-		{"no database of that name", func(f *fixture) {
-			u, _ := url.Parse(f.cfg.Database)
-			u.Path = "/nowhere"
-			f.cfg.Database = u.String()
-		}, cdc.CodeDatabaseMissing, "open the database", "--database"},
-		{"nobody listens", func(f *fixture) { f.cfg.Database = "postgres://postgres:canary@127.0.0.1:1/x" }, cdc.CodeUnreachable, "connect to the database", "check host, port"},
-		{"no replication right", func(f *fixture) {
-			f.exec("CREATE ROLE " + f.cfg.Slot + " LOGIN PASSWORD 'right'")
-			f.exec("GRANT USAGE ON SCHEMA outboxd TO " + f.cfg.Slot)
-			f.exec("GRANT SELECT, INSERT, UPDATE ON outboxd.witness TO " + f.cfg.Slot)
-			f.t.Cleanup(func() {
-				f.exec("DROP OWNED BY " + f.cfg.Slot)
-				f.exec("DROP ROLE " + f.cfg.Slot)
-			})
-			f.as(f.cfg.Slot, "right")
-		}, cdc.CodePrivilege, "replication connection", `ALTER ROLE "`},
-		{"witness not granted", func(f *fixture) {
-			f.exec("CREATE ROLE " + f.cfg.Slot + " LOGIN REPLICATION PASSWORD 'right'")
-			f.t.Cleanup(func() { f.exec("DROP ROLE " + f.cfg.Slot) })
-			f.as(f.cfg.Slot, "right")
-		}, cdc.CodePrivilege, "witness", "--relay-role"},
+		{"schema missing", do("DROP SCHEMA outboxd CASCADE"), cdc.CodeNotSetUp, "schema outboxd", "outboxd setup"},
+		{"slot never existed", do(dropSlot), cdc.CodeSlotMissing, "does not exist", "outboxd setup"},
+		{"slot dropped", past(do(dropSlot)), cdc.CodeSlotMissing, "is gone; everything up to", "outboxd replay --pipeline p --gap"},
+		{"slot recreated", past(do(dropSlot, missed, createSlot)), cdc.CodeSlotForeign, "recreated, or advanced", "outboxd adopt"},
+		{"slot advanced", past(do(missed, "SELECT pg_replication_slot_advance('{}', pg_current_wal_lsn())")), cdc.CodeSlotForeign, "recreated, or advanced", "outboxd adopt"},
+		{"slot of another plugin", physical, cdc.CodeSlotWrong, "plugin", "--slot"},
+		{"publication missing", do("DROP PUBLICATION {}"), cdc.CodePublication, "does not exist", "older than its slot"},
+		{"table missing", do("DROP TABLE outbox"), cdc.CodePublicationGap, "public.outbox does not exist", "--table"},
+		{"table not covered", do(dropTable), cdc.CodePublicationGap, "does not cover the table public.outbox", `ADD TABLE "public"."outbox"; COMMIT; then outboxd adopt --pipeline `},
+		{"inserts not published", do("ALTER PUBLICATION {} SET (publish = 'delete')"), cdc.CodePublicationGap, "does not publish inserts", "publish = 'insert'"},
+		{"rows filtered", do("ALTER PUBLICATION {} SET TABLE outbox WHERE (id > 5)"), cdc.CodePublicationGap, "filters the rows", "SET TABLE"},
+		{"partitions under their own names", do("DROP TABLE outbox", partitioned, partition, addTable), cdc.CodePublicationGap, "is partitioned", "publish_via_partition_root"},
+		{"table out of the publication and back", past(do(dropTable, missed, addTable)), cdc.CodePublicationGap, "taken out of it and put back", "outboxd adopt"},
+		{"another cluster", past(do("UPDATE outboxd.witness SET system_id = '42'")), cdc.CodeSystemChanged, "system identifier", "outboxd adopt"},
+		{"an older timeline", past(do("UPDATE outboxd.witness SET timeline = timeline + 1")), cdc.CodeRestored, "timeline", "current primary"},
+		{"wrong password", login("REPLICATION", "wrong-canary"), cdc.CodeAuth, "log in", "password"},
+		{"no database of that name", elsewhere, cdc.CodeDatabaseMissing, "open the database", "--database"},
+		{"nobody listens", nobody, cdc.CodeUnreachable, "connect to the database", "check host, port"},
+		{"no replication right", login("", "right", useSchema, useWitness), cdc.CodePrivilege, "replication connection", `ALTER ROLE "`},
+		{"witness not granted", login("REPLICATION", "right"), cdc.CodePrivilege, "witness", "--relay-role"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			f := newFixture(t)
-			tt.do(f)
+			tt.change(f)
 			err := f.refuses(tt.code)
 			if !strings.Contains(err.Error(), tt.detail) || !strings.Contains(err.Fix, tt.fix) {
 				t.Errorf("error %q\nfix %q\nwant %q and %q in them", err, err.Fix, tt.detail, tt.fix)
@@ -131,16 +130,6 @@ func TestOpenNamesWhatIsWrong(t *testing.T) {
 			}
 		})
 	}
-}
-
-// as makes the reader log in as role.
-func (f *fixture) as(role, password string) {
-	u, err := url.Parse(f.cfg.Database)
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	u.User = url.UserPassword(role, password)
-	f.cfg.Database = u.String()
 }
 
 // A change between setup and the first session is noticed, once the witness
@@ -252,6 +241,22 @@ func TestStandbyIsToldWhoHoldsSlot(t *testing.T) {
 	f.refuses(cdc.CodeConfigMismatch)
 	leader.close()
 	f.session(f.reader()).close() // a changed configuration is fine when nobody leads
+}
+
+// Under another configuration the ordinals may count other events: what is acked
+// of a transaction is then published again.
+func TestOtherConfigurationPublishesTransactionWhole(t *testing.T) {
+	f := newFixture(t)
+	f.cfg.ConfigHash = "one"
+	r := f.reader()
+	s := f.session(r)
+	f.exec("INSERT INTO outbox SELECT generate_series(1, 3)")
+	ackAll(r, s.take(3)[:2])
+	s.close()
+	f.cfg.ConfigHash = "another"
+	if got := ids(f.session(f.reader()).take(1)); got != "1" {
+		t.Errorf("got %s, want 1", got)
+	}
 }
 
 // A leader that was stopped and overtaken must not touch the witness again.

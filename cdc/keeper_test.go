@@ -1,6 +1,7 @@
 package cdc
 
 import (
+	"context"
 	"database/sql"
 	"slices"
 	"strings"
@@ -8,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	_ "github.com/jackc/pgx/v5/stdlib"
 
 	"github.com/outboxd/outboxd/internal/devenv/devtest"
@@ -101,11 +103,11 @@ func TestFloorIsReadBeforeItsPosition(t *testing.T) {
 	})
 }
 
-// The floor is the oldest transaction that has not ended, and it is written when
-// all that ended before is acked, not earlier.
-func TestFloorIsWrittenWhenAllBelowItIsAcked(t *testing.T) {
-	url := devtest.Database(t)
-	db, err := sql.Open("pgx", url)
+// newWitness returns a connection to a database with the witness w in it.
+func newWitness(t *testing.T, w *witness) (*pgx.Conn, *Config) {
+	t.Helper()
+	cfg := &Config{Database: devtest.Database(t), Pipeline: "p", Slot: "s", Publication: "p"}
+	db, err := sql.Open("pgx", cfg.Database)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -113,34 +115,106 @@ func TestFloorIsWrittenWhenAllBelowItIsAcked(t *testing.T) {
 	if _, err := migrations.Up(t.Context(), db); err != nil {
 		t.Fatal(err)
 	}
-	r, err := NewReader(Config{Database: url, Pipeline: "p", Slot: "s", Publication: "p"})
+	conn, err := connectSQL(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	conn, err := connectSQL(t.Context(), &r.cfg)
-	if err != nil {
+	t.Cleanup(func() { closeSQL(conn) })
+	if err := insertWitness(t.Context(), conn, cfg, w); err != nil {
 		t.Fatal(err)
 	}
-	defer closeSQL(conn)
+	return conn, cfg
+}
+
+// Of two who read the same witness, only the first can write it.
+func TestWitnessIsFencedByItsVersion(t *testing.T) {
+	first := witness{timeline: 1, epoch: 1, slot: "s", floor: "0"}
+	conn, cfg := newWitness(t, &first)
+	second := first
+	first.acked.confirm, second.acked.confirm = 100, 50
+	if err := updateWitness(t.Context(), conn, cfg, &first); err != nil {
+		t.Fatal(err)
+	}
+	if err := updateWitness(t.Context(), conn, cfg, &second); code(err) != CodeLostLead {
+		t.Errorf("the second write: %v", err)
+	}
+	if w, err := readWitness(t.Context(), conn, "p"); err != nil || w.acked.confirm != 100 {
+		t.Errorf("acked %s, %v", w.acked.confirm, err)
+	}
+}
+
+// An update whose answer was lost with the connection may have been made. Only
+// one that is signed by us is ours.
+func TestLostAnswerIsLookedUp(t *testing.T) {
+	for _, signed := range []bool{true, false} {
+		row := witness{timeline: 1, epoch: 1, slot: "s", floor: "0"}
+		conn, cfg := newWitness(t, &row)
+		s := newScripted(t, nil)
+		s.r.cfg.Database = cfg.Database
+		k := &keeper{s: s, conn: conn, witness: row}
+
+		row.acked.confirm = 100
+		if signed {
+			row.holder = s.r.holder
+		}
+		if err := updateWitness(t.Context(), conn, cfg, &row); err != nil {
+			t.Fatal(err)
+		}
+		closeSQL(conn)
+		err := k.query(func(ctx context.Context) error { return k.write(ctx, progress{confirm: 200}, time.Now()) })
+		t.Cleanup(func() { closeSQL(k.conn) })
+		if signed && (err != nil || s.durable.Load() != 200) {
+			t.Errorf("goes on from our own update: %v, %s may be confirmed", err, LSN(s.durable.Load()))
+		}
+		if !signed && (code(err) != CodeLostLead || s.durable.Load() != 0) {
+			t.Errorf("goes on from another's update: %v, %s may be confirmed", err, LSN(s.durable.Load()))
+		}
+	}
+}
+
+// A publication that is found in order was so for what is acked by then, not for
+// what is acked while it is looked at.
+func TestPublicationIsInOrderForWhatWasAckedBefore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var k *keeper
+		p := &puppet{t: t, answer: func(sql string) ([]any, string) {
+			if strings.Contains(sql, "FROM pg_publication p") {
+				k.s.r.queue.mark(200)
+				return []any{true, true, true, "", "", []uint32{}, []string{}, "1.1:", false}, ""
+			}
+			return []any{0, 0, 0, "", 0, 0}, ""
+		}}
+		k = p.keeper()
+		k.s.r.queue.mark(100)
+		if err := k.inspect(t.Context()); err != nil || k.checked != 100 {
+			t.Errorf("in order up to %s, %v; want 0/64", k.checked, err)
+		}
+	})
+}
+
+// The floor is the oldest transaction that has not ended, and it is written when
+// all that ended before is acked, not earlier.
+func TestFloorIsWrittenWhenAllBelowItIsAcked(t *testing.T) {
 	w := &witness{timeline: 1, epoch: 1, slot: "s", floor: "0"}
-	if err := insertWitness(t.Context(), conn, &r.cfg, w); err != nil {
-		t.Fatal(err)
-	}
+	conn, cfg := newWitness(t, w)
 	k := &keeper{s: newScripted(t, nil), conn: conn, witness: *w, floorAt: time.Now().Add(-floorInterval)}
 
-	open, err := db.BeginTx(t.Context(), nil)
+	running, err := pgx.Connect(t.Context(), cfg.Database)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer open.Rollback()
-	var oldest string
-	if err := open.QueryRow("SELECT pg_current_xact_id()::text").Scan(&oldest); err != nil {
+	defer closeSQL(running)
+	if _, err := running.Exec(t.Context(), "BEGIN"); err != nil {
 		t.Fatal(err)
 	}
-	var end LSN // of a transaction that is younger and has ended
+	var oldest string
+	if err := running.QueryRow(t.Context(), "SELECT pg_current_xact_id()::text").Scan(&oldest); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := conn.Exec(t.Context(), "CREATE TABLE younger ()"); err != nil {
 		t.Fatal(err)
 	}
+	var end LSN // of that younger transaction
 	if err := conn.QueryRow(t.Context(), "SELECT pg_current_wal_insert_lsn()").Scan(&end); err != nil {
 		t.Fatal(err)
 	}
@@ -156,12 +230,8 @@ func TestFloorIsWrittenWhenAllBelowItIsAcked(t *testing.T) {
 		if err := k.write(t.Context(), progress{confirm: step.acked}, time.Now()); err != nil {
 			t.Fatal(err)
 		}
-		w, err := readWitness(t.Context(), conn, "p")
-		if err != nil {
-			t.Fatal(err)
-		}
-		if w.floor != step.want {
-			t.Errorf("with %s acked the replay floor is %s, want %s", step.acked, w.floor, step.want)
+		if w, err := readWitness(t.Context(), conn, "p"); err != nil || w.floor != step.want {
+			t.Errorf("with %s acked the replay floor is %s, want %s; %v", step.acked, w.floor, step.want, err)
 		}
 	}
 }

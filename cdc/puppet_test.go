@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgproto3"
+	"github.com/jackc/pgx/v5/pgtype"
 )
 
 // puppet is a server that answers what a test wants: what a real one says only
@@ -101,19 +102,24 @@ func ready(b *pgproto3.Backend) {
 	_ = b.Flush()
 }
 
+// sendRow knows the types that the package asks for; arrays must be empty.
 func sendRow(b *pgproto3.Backend, row []any) {
 	var described pgproto3.RowDescription
 	var data pgproto3.DataRow
 	for _, v := range row {
-		oid := uint32(25) // text
+		oid, text := uint32(pgtype.TextOID), fmt.Sprint(v)
 		switch v.(type) {
 		case int:
-			oid = 20 // int8
+			oid = pgtype.Int8OID
 		case bool:
-			oid = 16
+			oid = pgtype.BoolOID
+		case []string:
+			oid, text = pgtype.TextArrayOID, "{}"
+		case []uint32:
+			oid, text = pgtype.OIDArrayOID, "{}"
 		}
 		described.Fields = append(described.Fields, pgproto3.FieldDescription{Name: []byte("x"), DataTypeOID: oid, DataTypeSize: -1, TypeModifier: -1})
-		data.Values = append(data.Values, []byte(fmt.Sprint(v)))
+		data.Values = append(data.Values, []byte(text))
 	}
 	b.Send(&described)
 	if row != nil {

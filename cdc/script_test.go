@@ -199,6 +199,18 @@ func TestStreamEndsAreNamed(t *testing.T) {
 	}
 }
 
+// What is skipped counts all the same, or the events behind it would be renamed.
+func TestOrdinalsCountSkippedEvents(t *testing.T) {
+	s := newScripted(t, nil)
+	s.r.queue.reset(progress{commit: 100, events: 2})
+	s.tx = transaction{open: true, commit: 100}
+	for i, wanted := range []bool{false, false, true, true} {
+		if d, fresh := s.next(); fresh != wanted || d.Position.Ordinal != uint32(i) {
+			t.Errorf("event %d: wanted %t, ordinal %d; want %t", i, fresh, d.Position.Ordinal, wanted)
+		}
+	}
+}
+
 // TestCutAnywhere cuts the stream after each byte: what was acked before the
 // cut is the whole truth, and a transaction counts only when its end has come.
 func TestCutAnywhere(t *testing.T) {

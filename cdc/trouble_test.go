@@ -68,14 +68,7 @@ func TestWitnessThatCannotBeWrittenEndsSession(t *testing.T) {
 
 func TestRevokedWitnessEndsSession(t *testing.T) {
 	f := newFixture(t)
-	f.exec("CREATE ROLE " + f.cfg.Slot + " LOGIN REPLICATION PASSWORD 'right'")
-	f.t.Cleanup(func() {
-		f.exec("DROP OWNED BY " + f.cfg.Slot)
-		f.exec("DROP ROLE " + f.cfg.Slot)
-	})
-	f.exec("GRANT USAGE ON SCHEMA outboxd TO " + f.cfg.Slot)
-	f.exec("GRANT SELECT, INSERT, UPDATE ON outboxd.witness TO " + f.cfg.Slot)
-	f.as(f.cfg.Slot, "right")
+	login("REPLICATION", "right", "GRANT USAGE ON SCHEMA outboxd TO {}", "GRANT SELECT, INSERT, UPDATE ON outboxd.witness TO {}")(f)
 	r := f.reader()
 	s := f.session(r)
 	f.exec("REVOKE UPDATE ON outboxd.witness FROM " + f.cfg.Slot)

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"path/filepath"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -202,6 +203,30 @@ func TestWitnessStaysSmall(t *testing.T) {
 	}
 	if pages := scalar[int](t, db, "SELECT pg_relation_size('outboxd.witness') / 8192"); pages > 1 {
 		t.Errorf("the witness has %d pages after 500 updates, want 1", pages)
+	}
+}
+
+// Also where many pipelines share the table, an update finds room in the page
+// of its row, and the index is left alone.
+func TestWitnessUpdatesAreHOT(t *testing.T) {
+	db := openURL(t, devtest.DatabaseOn(t, devtest.Postgres(t).URL("postgres", "postgres")))
+	if _, err := migrations.Up(t.Context(), db); err != nil {
+		t.Fatal(err)
+	}
+	db.SetMaxOpenConns(1) // what is counted is the session's until it is flushed
+	const pipelines, rounds = 150, 3
+	mustExec(t, db, fmt.Sprintf(`INSERT INTO outboxd.witness (pipeline, system_id, timeline, epoch, slot, publication, acked_lsn)
+		SELECT 'p' || i, '7000000000000000000', 1, 1, 'outboxd_shop', 'outboxd_shop', '0/10' FROM generate_series(1, %d) i`, pipelines))
+	for i := range rounds * pipelines {
+		mustExec(t, db, fmt.Sprintf("UPDATE outboxd.witness SET version = version + 1 WHERE pipeline = 'p%d'", 1+i%pipelines))
+	}
+	mustExec(t, db, "SELECT pg_stat_force_next_flush()")
+	mustExec(t, db, "SELECT 1")
+	count := func(column string) int {
+		return scalar[int](t, db, "SELECT "+column+" FROM pg_stat_user_tables WHERE relid = 'outboxd.witness'::regclass")
+	}
+	if all, hot := count("n_tup_upd"), count("n_tup_hot_upd"); all != rounds*pipelines || hot != all {
+		t.Errorf("%d of %d updates stayed in their page, want all of %d", hot, all, rounds*pipelines)
 	}
 }
 

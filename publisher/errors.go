@@ -7,7 +7,8 @@ import (
 
 var (
 	// ErrClosed is wrapped by what Close fails, and returned by Publish after
-	// Close.
+	// Close. The broker does not have the record, unless ErrUnknown is wrapped
+	// too.
 	ErrClosed = errors.New("publisher closed")
 	// ErrAborted is wrapped by the outcome of a record that was given up
 	// because another one failed before it.

@@ -31,6 +31,7 @@ func TestGuardConn(t *testing.T) {
 	refuse = nil
 	if _, err := conn.Write([]byte("late")); err == nil {
 		t.Error("the connection still takes bytes")
+		_ = near.Close()
 	}
 	if got := <-arrived; string(got) != "before" {
 		t.Errorf("%q arrived, want only what was written before", got)

@@ -91,9 +91,16 @@ type Publisher interface {
 	// when the publisher is broken (the error then wraps the first failure) or
 	// closed (ErrClosed).
 	Publish(ctx context.Context, r *Record) error
-	// Close takes nothing more, waits for the outcome of what it took until
-	// ctx ends, then fails the rest with ErrClosed (and ErrUnknown where bytes
-	// of it may have reached the broker), and frees what it holds. It is safe to call twice.
+	// Close takes nothing more and begins to send nothing more: what has not
+	// been on its way fails with ErrClosed, and is not at the broker. It waits
+	// until ctx ends for the outcomes of what is on its way, which is not sent
+	// again either, and then fails the rest with ErrClosed and ErrUnknown. It
+	// frees what it holds, and returns an error that wraps ErrClosed if it gave
+	// records up. It is safe to call twice.
+	//
+	// Who wants everything published waits for the outcomes before: what was
+	// taken is on its way as soon as there is room, without a timer or another
+	// call.
 	Close(ctx context.Context) error
 }
 

@@ -33,7 +33,8 @@ func TestNoSecretIsPrinted(t *testing.T) {
 	} {
 		calls = append(calls, []string{"run", "--fail-fast", "--metrics", "off", "--database", refused, "--broker", broker})
 	}
-	// The same from files, which the program reads later.
+	// The same from files, which the program reads later and must learn of then.
+	fromFlags := len(calls)
 	t.Chdir(t.TempDir())
 	for i, database := range []string{refused, bad, keywords, broken} {
 		file, secret := fmt.Sprintf("%d.yaml", i), fmt.Sprintf("%d.txt", i)
@@ -41,14 +42,18 @@ func TestNoSecretIsPrinted(t *testing.T) {
 		write(t, file, "fail-fast: true\nmetrics: off\nbroker: 'jsonl:-'\ndatabase: "+strconv.Quote(database)+"\n")
 		calls = append(calls, []string{"run", "--config", file}, []string{"setup", "--config", file}, []string{"teardown", "--yes", "--database-file", secret})
 	}
-	write(t, "broker.yaml", "fail-fast: true\nmetrics: off\nbroker: kafka://u:${PGPASSWORD}@h\ndatabase: "+refused+"\n")
+	write(t, "broker.yaml", "fail-fast: true\nmetrics: off\nbroker: kafka://u:${SECRET}@h\ndatabase: "+refused+"\n")
 	calls = append(calls, []string{"run", "--config", "broker.yaml"})
-	for _, args := range calls {
+	for i, args := range calls {
+		env := []string{"SECRET=" + encoded}
+		if i < fromFlags {
+			env = append(env, "PGPASSWORD="+canary)
+		}
 		for _, format := range []string{"text", "json"} {
 			if args[0] == "run" {
 				args = append(args, "--log-format", format)
 			}
-			r := call(t, []string{"PGPASSWORD=" + canary}, args...)
+			r := call(t, env, args...)
 			if r.exit == 0 && args[len(args)-1] == format {
 				t.Errorf("%v: exit code 0; this is meant to fail", args)
 			}

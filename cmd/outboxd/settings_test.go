@@ -162,7 +162,7 @@ func TestConfigFileErrors(t *testing.T) {
 		{"adopt --config two.yaml", 2, []string{"outboxd adopt is for one pipeline: choose it with --pipeline kafka or --pipeline rabbitmq"}},
 		{"teardown --config two.yaml --yes", 2, []string{"outboxd teardown is for one pipeline"}},
 		{"setup --config two.yaml --print", 2, []string{"outboxd setup is for one pipeline"}},
-		{"run --config slot.yaml --database postgres://h/x", 78, []string{"slot.yaml:4: pipeline b: slot s is that of pipeline a already (slot.yaml:3); each needs its own"}},
+		{"run --config slot.yaml --fail-fast --metrics off --database postgres://127.0.0.1:1/x", 78, []string{"slot.yaml:4: pipeline b: slot s is that of pipeline a already (slot.yaml:3); each needs its own"}},
 		{"run --config invalid.yaml", 78, []string{`--log-level "loud"`, `invalid.yaml:3: pipeline Bad!: pipeline "Bad!": want`, `invalid.yaml:4: pipeline b: --broker begins with "ftp"`, `--poison "p"`}},
 		{"run --config two.yaml --drain-timeout 0s", 78, []string{"two.yaml:6: pipeline kafka: --drain-timeout 0s", "two.yaml:10: pipeline rabbitmq: --drain-timeout 0s"}},
 		{"run --config one.yaml", 78, []string{`--broker begins with "ftp"`}},

@@ -140,16 +140,14 @@ var sum = regexp.MustCompile(`(?m)^lost 0, invented 0, out of order 0, duplicate
 
 // wantClean checks all that the demo promises to say, and that something
 // happened at all.
-func wantClean(t *testing.T, p *program) (said string) {
+func wantClean(t *testing.T, p *program, arguments string) (said string) {
 	t.Helper()
 	said, code := p.wait(t)
 	if code != 0 || p.stderr.Len() > 0 && !strings.HasPrefix(p.stderr.String(), "devenv: ") {
 		t.Errorf("exit code %d\n%s", code, p.stderr.String())
 	}
 	for _, want := range []string{
-		`outboxd setup --pipeline kafka`,
-		`kill -9: outboxd, pipeline kafka`,
-		`SIGTERM: outboxd, pipeline kafka`,
+		`outboxd setup ` + arguments, `outboxd run ` + arguments, `kill -9: outboxd run ` + arguments, `SIGTERM: outboxd run ` + arguments,
 		`closed: placed [1-9][0-9]+, refused [1-9]`,
 		`\nshop +[1-9][0-9]* +[1-9][0-9]* +0 +0 +0 +\d+\n`,
 		`\nreservation +[1-9][0-9]* +[1-9][0-9]* +0 +0 +0 +\d+\n`,
@@ -174,7 +172,7 @@ func wantClean(t *testing.T, p *program) (said string) {
 
 func TestEmbedded(t *testing.T) {
 	t.Parallel()
-	said := wantClean(t, start(t, "-plain", "-duration", "4s"))
+	said := wantClean(t, start(t, "-plain", "-duration", "4s"), "--pipeline kafka")
 	if strings.Contains(said, "\nnotification ") || !strings.Contains(said, "BROKERS=real") {
 		t.Errorf("want no notification, and how to get it:\n%s", said)
 	}

@@ -28,6 +28,9 @@ type Written struct {
 	N      int
 	// Sum is a hash of the payload's bytes.
 	Sum [32]byte
+	// Tx names the transaction that held the event; empty: not known.
+	// Where its outcome is Unknown, all of its events come or none of them.
+	Tx string
 }
 
 // Delivered is one record as a consumer got it, in the order of its partition
@@ -39,6 +42,22 @@ type Delivered struct {
 	Place    string
 	Position string
 	Sum      [32]byte
+	// Log and Offset say where the broker keeps it, in the order in which it
+	// was stored; Log is empty for a broker that cannot tell.
+	Log    string
+	Offset int64
+}
+
+// Sample is what an onlooker saw of a running relay: first the position that
+// the slot had confirmed, then the ends of the broker's logs. Everything that
+// committed before the one must lie before the other.
+type Sample struct {
+	// Confirmed is confirmed_flush_lsn in the form of the middle of a
+	// position: 16 hexadecimal digits.
+	Confirmed string
+	// Ends is the offset of the next record of each log; a log that is not
+	// there was empty.
+	Ends map[string]int64
 }
 
 // Verdict counts what went wrong. Duplicates alone are no violation; their
@@ -55,7 +74,11 @@ type Verdict struct {
 	LastDisordered int
 	Changed        int // payload bytes differ
 	Misplaced      int // wrong domain, or a position that does not rise with the order
-	Duplicates     int // deliveries beyond the first
+	// Premature counts events that a slot had confirmed before the broker had
+	// stored them: a crash at that moment would have lost them.
+	Premature  int
+	Samples    int // how often it was looked
+	Duplicates int // deliveries beyond the first
 
 	// Examples describe the first few violations and duplicates.
 	Examples []string
@@ -66,13 +89,16 @@ type Verdict struct {
 // later event: what a dead relay's kernel still had to send may arrive beside
 // the work of its successor.
 func (v *Verdict) OK(duplicates, stragglers int) bool {
-	return v.Lost+v.Invented+v.Disordered+v.Changed+v.Misplaced == 0 && v.Duplicates <= duplicates && v.LastDisordered <= stragglers
+	return v.Lost+v.Invented+v.Disordered+v.Changed+v.Misplaced+v.Premature == 0 && v.Duplicates <= duplicates && v.LastDisordered <= stragglers
 }
 
 // String is a line for people, then the examples.
 func (v *Verdict) String() string {
 	s := fmt.Sprintf("written %d, delivered %d: lost %d, invented %d, out of order %d (last delivery %d), changed %d, misplaced %d, duplicates %d",
 		v.Written, v.Delivered, v.Lost, v.Invented, v.Disordered, v.LastDisordered, v.Changed, v.Misplaced, v.Duplicates)
+	if v.Samples > 0 {
+		s += fmt.Sprintf(", confirmed too early %d (%d samples)", v.Premature, v.Samples)
+	}
 	return strings.Join(append([]string{s}, v.Examples...), "\n\t")
 }
 
@@ -84,10 +110,11 @@ func (v *Verdict) example(format string, args ...any) {
 	}
 }
 
-// Judge compares the two sides of a history that has come to rest. It panics
-// when two written events have the same id: the history itself is wrong then.
-func Judge(written []Written, delivered []Delivered) *Verdict {
-	v := &Verdict{Delivered: len(delivered)}
+// Judge compares the two sides of a history that has come to rest, and what was
+// seen of the slot meanwhile. It panics when two written events have the same
+// id: the history itself is wrong then.
+func Judge(written []Written, delivered []Delivered, samples ...Sample) *Verdict {
+	v := &Verdict{Delivered: len(delivered), Samples: len(samples)}
 	events := make(map[string]*Written, len(written))
 	for i := range written {
 		w := &written[i]
@@ -100,14 +127,48 @@ func Judge(written []Written, delivered []Delivered) *Verdict {
 		}
 	}
 	seen := v.match(events, delivered)
+	v.missing(written, seen)
+	v.order(events, seen)
+	v.premature(delivered, samples)
+	return v
+}
+
+// missing counts what should have come: what committed, and the rest of a
+// transaction with an unknown outcome of which a part came.
+func (v *Verdict) missing(written []Written, seen map[string]*delivery) {
+	happened := make(map[string]bool)
 	for _, w := range written {
-		if w.Outcome == Committed && seen[w.ID] == nil {
+		if w.Outcome == Unknown && w.Tx != "" && seen[w.ID] != nil {
+			happened[w.Tx] = true
+		}
+	}
+	for _, w := range written {
+		if seen[w.ID] == nil && (w.Outcome == Committed || w.Outcome == Unknown && happened[w.Tx]) {
 			v.Lost++
 			v.example("lost: event %s, number %d of %s", w.ID, w.N, w.Domain)
 		}
 	}
-	v.order(events, seen)
-	return v
+}
+
+// premature compares each sample with what was stored by then. An event that
+// was never stored is lost, and counted there.
+func (v *Verdict) premature(delivered []Delivered, samples []Sample) {
+	first := make(map[string]bool, len(delivered))
+	for _, d := range delivered {
+		if d.Log == "" || first[d.ID] {
+			continue
+		}
+		first[d.ID] = true
+		_, commit, _ := strings.Cut(d.Position, ".")
+		commit, _, _ = strings.Cut(commit, ".")
+		for _, s := range samples {
+			if commit < s.Confirmed && d.Offset >= s.Ends[d.Log] {
+				v.Premature++
+				v.example("confirmed too early: event %s at %s, position %s, when %s was confirmed and the log ended at %d", d.ID, d.Place, d.Position, s.Confirmed, s.Ends[d.Log])
+				break
+			}
+		}
+	}
 }
 
 // delivery is where an event came among all records: the index of the first

@@ -79,6 +79,10 @@ func TestJudge(t *testing.T) {
 			d[at(d, "e0-5")].Position = "0000"
 			return d
 		}, "lost 0, invented 0, out of order 0 (last delivery 0), changed 0, misplaced 1, duplicates 0"},
+		{"position stands still", func(w []checker.Written, d []checker.Delivered) []checker.Delivered {
+			d[at(d, "e0-5")].Position = d[at(d, "e0-4")].Position
+			return d
+		}, "lost 0, invented 0, out of order 0 (last delivery 0), changed 0, misplaced 1, duplicates 0"},
 		{"another position the second time", func(w []checker.Written, d []checker.Delivered) []checker.Delivered {
 			again := d[len(d)-1]
 			again.Position = "9999"
@@ -94,6 +98,52 @@ func TestJudge(t *testing.T) {
 			}
 			if ok := tt.want == tests[0].want; v.OK(0, 0) != ok {
 				t.Errorf("OK is %v", v.OK(0, 0))
+			}
+		})
+	}
+}
+
+// TestJudgeUnknownTransaction: of a transaction whose commit was not answered,
+// all comes or nothing.
+func TestJudgeUnknownTransaction(t *testing.T) {
+	w, d := history()
+	for i := range 3 {
+		w = append(w, checker.Written{ID: fmt.Sprintf("part %d", i), Outcome: checker.Unknown, Domain: "topic/part", N: i, Tx: "77"})
+	}
+	w = append(w, checker.Written{ID: "behind a savepoint", Outcome: checker.RolledBack, Domain: "topic/part", N: 3, Tx: "77"})
+	if v := checker.Judge(w, d); !v.OK(0, 0) {
+		t.Errorf("none of it: %s", v)
+	}
+	for i := range 3 {
+		d = append(d, checker.Delivered{ID: fmt.Sprintf("part %d", i), Domain: "topic/part", Position: fmt.Sprintf("1%03d", i)})
+		if v := checker.Judge(w, d); v.Lost != 2-i {
+			t.Errorf("%d of 3: %s", i+1, v)
+		}
+	}
+}
+
+// TestJudgeSamples: what was confirmed must have been stored, and what was not
+// yet confirmed need not.
+func TestJudgeSamples(t *testing.T) {
+	const id = "e"
+	written := []checker.Written{{ID: id, Outcome: checker.Committed, Domain: "topic/k"}}
+	delivered := []checker.Delivered{
+		{ID: id, Domain: "topic/k", Position: "0001.0000000000000200.00000000", Log: "topic 0", Offset: 5},
+		{ID: id, Domain: "topic/k", Position: "0001.0000000000000200.00000000", Log: "topic 0", Offset: 9},
+	}
+	for name, tt := range map[string]struct {
+		sample    checker.Sample
+		premature int
+	}{
+		"stored, confirmed":         {checker.Sample{Confirmed: "0000000000000201", Ends: map[string]int64{"topic 0": 6}}, 0},
+		"not stored, not confirmed": {checker.Sample{Confirmed: "0000000000000200", Ends: map[string]int64{"topic 0": 5}}, 0},
+		"not stored, confirmed":     {checker.Sample{Confirmed: "0000000000000201", Ends: map[string]int64{"topic 0": 5}}, 1},
+		"no log yet, confirmed":     {checker.Sample{Confirmed: "0000000000000201"}, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			v := checker.Judge(written, delivered, tt.sample)
+			if v.Premature != tt.premature || v.Lost != 0 || v.OK(1, 0) != (tt.premature == 0) {
+				t.Errorf("got %s", v)
 			}
 		})
 	}

@@ -8,6 +8,12 @@ import (
 // Dir is where a service keeps everything.
 func (s *server) Dir() string { return s.box.dir }
 
+// Dir is where a cluster keeps everything.
+func (k *KafkaCluster) Dir() string { return k.box.dir }
+
+// Dir is where a cluster keeps everything.
+func (r *RabbitMQCluster) Dir() string { return r.box.dir }
+
 var (
 	Cached   = cached
 	FreePort = freePort
@@ -33,6 +39,9 @@ func StartShell(ctx context.Context, script string, ready func(dir string) error
 
 // Shell is a service for tests of what all services share.
 type Shell struct{ server }
+
+// Close ends the script.
+func (s *Shell) Close() error { return s.box.close() }
 
 // Prepare runs a shell script as what comes before a service, and returns when
 // the file "ready" is in its directory. The script runs on.

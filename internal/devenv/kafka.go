@@ -2,6 +2,7 @@ package devenv
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -21,13 +23,21 @@ import (
 type KafkaOptions struct {
 	// Properties go to server.properties, over the ones that one node needs.
 	Properties map[string]string
+	// Advertised is the address, host:port, that the broker tells its clients
+	// to connect to, such as a proxy's. Empty is its own.
+	Advertised string
 }
 
 // Kafka is one real broker, in KRaft mode, that is its own controller. Its
 // methods may be called from several goroutines at once.
-type Kafka struct {
+type Kafka struct{ KafkaNode }
+
+// KafkaNode is one broker. Its methods may be called from several goroutines at
+// once.
+type KafkaNode struct {
 	server
-	address string
+	address    string
+	advertised string // what it tells clients, where that is another address
 }
 
 // clusterID is the same for all clusters: 16 bytes, base64. None sees another.
@@ -37,11 +47,7 @@ const clusterID = "b3V0Ym94ZC10ZXN0aW5nMQ"
 // needs a Java runtime of version 17 or later and, the first time on a machine,
 // Maven. Close it when done.
 func StartKafka(ctx context.Context, o KafkaOptions) (*Kafka, error) {
-	java, err := lookPath("java")
-	if err != nil {
-		return nil, err
-	}
-	jars, err := kafkaJars(ctx)
+	java, err := findKafka(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -49,7 +55,7 @@ func StartKafka(ctx context.Context, o KafkaOptions) (*Kafka, error) {
 	if err != nil {
 		return nil, err
 	}
-	k, err := newKafka(ctx, box, java, jars, o)
+	k, err := newKafka(ctx, box, java, o)
 	if err == nil {
 		err = k.Start(ctx)
 	}
@@ -59,52 +65,83 @@ func StartKafka(ctx context.Context, o KafkaOptions) (*Kafka, error) {
 	return k, nil
 }
 
-func newKafka(ctx context.Context, box *sandbox, java, jars string, o KafkaOptions) (*Kafka, error) {
-	port, err := freePort()
+func newKafka(ctx context.Context, box *sandbox, java jvm, o KafkaOptions) (*Kafka, error) {
+	ports, err := freePorts(2) // broker, controller
 	if err != nil {
 		return nil, err
 	}
-	controller, err := freePort()
-	if err != nil {
+	k := &Kafka{KafkaNode{address: loopback(ports[0]), advertised: o.Advertised}}
+	p := kafkaProperties(filepath.Join(box.dir, "data"), k.address, loopback(ports[1]), o.Properties)
+	if o.Advertised != "" {
+		p["advertised.listeners"] = "PLAINTEXT://" + o.Advertised
+	}
+	if err := k.prepare(ctx, box, java, "kafka", p, "-Xmx512m"); err != nil {
 		return nil, err
 	}
-	k := &Kafka{address: loopback(port)}
-	properties := filepath.Join(box.dir, "server.properties")
-	if err := writeProperties(properties, kafkaProperties(box.dir, k.address, loopback(controller), o.Properties)); err != nil {
-		return nil, err
-	}
-	jvm := func(name string, args ...string) command {
-		return command{
-			name: name,
-			// Without these two a JVM writes to /tmp, and leaves it there when it is killed.
-			args: append([]string{java, "-XX:-UsePerfData", "-Djava.io.tmpdir=" + box.dir, "-cp", filepath.Join(jars, "*")}, args...),
-			env:  box.env("LC_ALL=C.UTF-8"),
-		}
-	}
-	err = box.run(ctx, jvm("format", "-Xmx128m", "-XX:TieredStopAtLevel=1", "kafka.tools.StorageTool", "format", "-t", clusterID, "-c", properties))
+	return k, nil
+}
+
+// Brokers returns the addresses to connect to. They stay the same across
+// restarts.
+func (k *Kafka) Brokers() []string { return []string{k.address} }
+
+// Close stops the broker and removes all its files. It may be called more than
+// once; the broker cannot be started again.
+func (k *Kafka) Close() error { return k.box.close() }
+
+// jvm is a Java runtime and Kafka's classes.
+type jvm struct{ java, jars string }
+
+func findKafka(ctx context.Context) (jvm, error) {
+	java, err := lookPath("java")
 	if err != nil {
-		return nil, fmt.Errorf("format the storage of Kafka: %w", err)
+		return jvm{}, err
+	}
+	jars, err := kafkaJars(ctx)
+	return jvm{java, jars}, err
+}
+
+// run is the command that runs a class of Kafka with arguments.
+func (j jvm) run(box *sandbox, name string, args ...string) command {
+	return command{
+		name: name,
+		// Without these two a JVM writes to /tmp, and leaves it there when it is killed.
+		args: append([]string{j.java, "-XX:-UsePerfData", "-Djava.io.tmpdir=" + box.dir, "-cp", filepath.Join(j.jars, "*")}, args...),
+		env:  box.env("LC_ALL=C.UTF-8"),
+	}
+}
+
+// prepare writes the node's properties and formats its storage, after which it
+// can be started, with the flags for its JVM.
+func (k *KafkaNode) prepare(ctx context.Context, box *sandbox, java jvm, name string, properties map[string]string, flags ...string) error {
+	file := filepath.Join(box.dir, name+".properties")
+	if err := writeProperties(file, properties); err != nil {
+		return err
+	}
+	tool := java.run(box, name+"-format", "-Xmx128m", "-XX:TieredStopAtLevel=1", "kafka.tools.StorageTool", "format", "-t", clusterID, "-c", file)
+	if err := box.run(ctx, tool); err != nil {
+		return fmt.Errorf("format the storage of Kafka: %w", err)
 	}
 	k.server = server{
 		box:   box,
-		cmd:   jvm("kafka", "-Xmx512m", "-Dorg.slf4j.simpleLogger.showDateTime=true", "kafka.Kafka", properties),
+		cmd:   java.run(box, name, append(flags, "-Dorg.slf4j.simpleLogger.showDateTime=true", "kafka.Kafka", file)...),
 		ready: k.answers,
 	}
-	return k, nil
+	return nil
 }
 
 // kafkaProperties are the settings of a node that is alone: no replication, no
 // waiting for others, and no retention, by which records with an old create
 // time would vanish. A killed broker is let in again when its old session is
 // over, so the session is shorter than the usual 9 seconds.
-func kafkaProperties(dir, broker, controller string, extra map[string]string) map[string]string {
+func kafkaProperties(data, broker, controller string, extra map[string]string) map[string]string {
 	p := map[string]string{
 		"process.roles":                                    "broker,controller",
 		"node.id":                                          "1",
 		"controller.quorum.voters":                         "1@" + controller,
 		"listeners":                                        "PLAINTEXT://" + broker + ",CONTROLLER://" + controller,
 		"controller.listener.names":                        "CONTROLLER",
-		"log.dirs":                                         filepath.Join(dir, "data"),
+		"log.dirs":                                         data,
 		"log.retention.ms":                                 "-1",
 		"broker.session.timeout.ms":                        "4000",
 		"broker.heartbeat.interval.ms":                     "500",
@@ -133,9 +170,9 @@ func writeProperties(file string, properties map[string]string) error {
 	return nil
 }
 
-// answers asks for the brokers of the cluster: a broker is among them when the
-// controller has let it in, which is later than its port is open.
-func (k *Kafka) answers(ctx context.Context) error {
+// answers asks the broker for the brokers of its cluster: it is among them when
+// the controller has let it in, which is later than its port is open.
+func (k *KafkaNode) answers(ctx context.Context) error {
 	conn, err := new(net.Dialer).DialContext(ctx, "tcp", k.address)
 	if err != nil {
 		return err // at once, where the client below would try for long
@@ -151,18 +188,23 @@ func (k *Kafka) answers(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	brokers, err := kadm.NewClient(client).ListBrokers(ctx)
-	if err == nil && len(brokers) == 0 {
-		err = errors.New("the controller has not let the broker in")
+	if err != nil {
+		return err
 	}
-	return err
+	for _, b := range brokers {
+		if cmp.Or(k.advertised, k.address) == net.JoinHostPort(b.Host, strconv.Itoa(int(b.Port))) {
+			return nil
+		}
+	}
+	return errors.New("the controller has not let the broker in")
 }
 
-// Brokers returns the addresses to connect to. They stay the same across
+// Address is where the broker listens, host:port. It stays the same across
 // restarts.
-func (k *Kafka) Brokers() []string { return []string{k.address} }
+func (k *KafkaNode) Address() string { return k.address }
 
 // Stop ends the broker in order, with SIGTERM, and waits for its end: about two
 // seconds. A stopped broker is no error.
-func (k *Kafka) Stop(ctx context.Context) error {
+func (k *KafkaNode) Stop(ctx context.Context) error {
 	return k.stop(ctx, syscall.SIGTERM)
 }

@@ -98,6 +98,10 @@ func newPostgres(ctx context.Context, inst *installation, box *sandbox, o Postgr
 	return p, nil
 }
 
+// Close stops the server and removes all its files. It may be called more than
+// once; the server cannot be started again.
+func (p *Postgres) Close() error { return p.box.close() }
+
 // configure appends settings to postgresql.conf, where ALTER SYSTEM can still
 // override them; on the command line it could not.
 func (p *Postgres) configure(settings map[string]string) error {

@@ -24,8 +24,13 @@ type RabbitMQOptions struct {
 
 // RabbitMQ is one real node, from the distribution's package. Its methods may
 // be called from several goroutines at once.
-type RabbitMQ struct {
+type RabbitMQ struct{ RabbitMQNode }
+
+// RabbitMQNode is one node. Its methods may be called from several goroutines
+// at once.
+type RabbitMQNode struct {
 	server
+	name    string // Erlang's, without the host
 	address string
 	ctl     string // script that runs rabbitmqctl for this node
 }
@@ -33,6 +38,12 @@ type RabbitMQ struct {
 // debianRabbit is where Debian's package keeps the scripts themselves. Those
 // that it puts in the path insist on being run by root or rabbitmq.
 const debianRabbit = "/usr/lib/rabbitmq/bin"
+
+// erlang is what all nodes of a sandbox have in common.
+type erlang struct {
+	bin  string // directory of rabbitmq-server and rabbitmqctl
+	epmd int    // port
+}
 
 // rabbitBin returns the directory of rabbitmq-server and rabbitmqctl.
 func rabbitBin() (string, error) {
@@ -50,19 +61,15 @@ func rabbitBin() (string, error) {
 // It needs the distribution's package rabbitmq-server, whose own service need
 // not run. Close it when done.
 func StartRabbitMQ(ctx context.Context, o RabbitMQOptions) (*RabbitMQ, error) {
-	bin, err := rabbitBin()
-	if err != nil {
-		return nil, err
-	}
-	epmd, err := lookPath("epmd")
-	if err != nil {
-		return nil, err
-	}
 	box, err := newSandbox("rabbitmq", "TERM")
 	if err != nil {
 		return nil, err
 	}
-	r, err := newRabbitMQ(ctx, box, bin, epmd, o)
+	r := new(RabbitMQ)
+	erl, err := startErlang(ctx, box)
+	if err == nil {
+		err = r.prepare(box, erl, "rabbitmq", o.Config)
+	}
 	if err == nil {
 		err = r.Start(ctx)
 	}
@@ -72,64 +79,79 @@ func StartRabbitMQ(ctx context.Context, o RabbitMQOptions) (*RabbitMQ, error) {
 	return r, nil
 }
 
-func newRabbitMQ(ctx context.Context, box *sandbox, bin, epmd string, o RabbitMQOptions) (*RabbitMQ, error) {
-	var ports [3]int // AMQP, distribution, epmd
-	for i := range ports {
-		var err error
-		if ports[i], err = freePort(); err != nil {
-			return nil, err
-		}
+// startErlang starts what nodes find each other by. Erlang starts that daemon,
+// epmd, where none runs, and leaves it behind. This one runs in the sandbox and
+// ends with it.
+func startErlang(ctx context.Context, box *sandbox) (erlang, error) {
+	bin, err := rabbitBin()
+	if err != nil {
+		return erlang{}, err
 	}
-	env := rabbitEnv(box, ports[1], ports[2])
-	r := &RabbitMQ{address: loopback(ports[0]), ctl: filepath.Join(box.dir, "rabbitmqctl")}
-	if err := r.configure(box.dir, bin, env, o.Config); err != nil {
-		return nil, err
+	epmd, err := lookPath("epmd")
+	if err != nil {
+		return erlang{}, err
 	}
-	// Erlang starts a daemon, epmd, where none runs, and leaves it behind. This
-	// one runs in the sandbox and ends with it.
+	port, err := freePort()
+	if err != nil {
+		return erlang{}, err
+	}
+	erl := erlang{bin, port}
 	daemon, err := box.start(command{
 		name: "epmd",
-		args: []string{epmd, "-address", "127.0.0.1", "-port", strconv.Itoa(ports[2])},
-		env:  env,
+		args: []string{epmd, "-address", "127.0.0.1", "-port", strconv.Itoa(port)},
+		env:  erl.env(box),
 	})
 	if err != nil {
-		return nil, err
+		return erlang{}, err
 	}
-	if err := daemon.await(ctx, dials(loopback(ports[2]))); err != nil {
-		return nil, err
+	return erl, daemon.await(ctx, dials(loopback(port)))
+}
+
+// env is the environment of all that runs in the sandbox. Home is there too,
+// with the cookie that lets nodes and tools in.
+func (e erlang) env(box *sandbox) []string {
+	return box.env("LC_ALL=C.UTF-8", "ERL_EPMD_PORT="+strconv.Itoa(e.epmd), "ERL_EPMD_ADDRESS=127.0.0.1")
+}
+
+// prepare configures a node of that name, after which it can be started.
+func (r *RabbitMQNode) prepare(box *sandbox, erl erlang, name, config string) error {
+	ports, err := freePorts(2) // AMQP, distribution
+	if err != nil {
+		return err
+	}
+	r.name, r.address, r.ctl = name, loopback(ports[0]), filepath.Join(box.dir, name+"-ctl")
+	env := append(erl.env(box), rabbitEnv(box.dir, name, ports[1])...)
+	if err := r.configure(box.dir, erl.bin, env, config); err != nil {
+		return err
 	}
 	r.server = server{
 		box:   box,
-		cmd:   command{name: "rabbitmq", args: []string{filepath.Join(bin, "rabbitmq-server")}, env: env},
+		cmd:   command{name: name, args: []string{filepath.Join(erl.bin, "rabbitmq-server")}, env: env},
 		ready: r.answers,
 	}
-	return r, nil
+	return nil
 }
 
 // rabbitEnv is the environment of a node and of its tools. With
 // RUNNING_UNDER_SYSTEMD the start script becomes the server, instead of
 // remaining as its parent: signals and the PID are the server's own.
-func rabbitEnv(box *sandbox, distribution, epmd int) []string {
-	dir := box.dir // home, too: the cookie is there
-	return box.env(
-		"LC_ALL=C.UTF-8",
+func rabbitEnv(dir, name string, distribution int) []string {
+	return []string{
 		"RUNNING_UNDER_SYSTEMD=1",
-		"RABBITMQ_NODENAME="+filepath.Base(dir)+"@localhost",
-		"RABBITMQ_CONFIG_FILE="+filepath.Join(dir, "rabbitmq.conf"),
-		"RABBITMQ_ENABLED_PLUGINS_FILE="+filepath.Join(dir, "plugins"),
-		"RABBITMQ_MNESIA_BASE="+filepath.Join(dir, "mnesia"),
-		"RABBITMQ_LOG_BASE="+filepath.Join(dir, "log"),
-		"RABBITMQ_PID_FILE="+filepath.Join(dir, "pid"),
-		"RABBITMQ_CONF_ENV_FILE="+filepath.Join(dir, "none.conf"),
-		"RABBITMQ_DIST_PORT="+strconv.Itoa(distribution),
+		"RABBITMQ_NODENAME=" + name + "@localhost",
+		"RABBITMQ_CONFIG_FILE=" + filepath.Join(dir, name+".conf"),
+		"RABBITMQ_ENABLED_PLUGINS_FILE=" + filepath.Join(dir, "plugins"),
+		"RABBITMQ_MNESIA_BASE=" + filepath.Join(dir, "mnesia"),
+		"RABBITMQ_LOG_BASE=" + filepath.Join(dir, "log"),
+		"RABBITMQ_PID_FILE=" + filepath.Join(dir, name+".pid"),
+		"RABBITMQ_CONF_ENV_FILE=" + filepath.Join(dir, "none.conf"),
+		"RABBITMQ_DIST_PORT=" + strconv.Itoa(distribution),
 		"RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS=-kernel inet_dist_use_interface {127,0,0,1}",
-		"ERL_EPMD_PORT="+strconv.Itoa(epmd),
-		"ERL_EPMD_ADDRESS=127.0.0.1",
-	)
+	}
 }
 
 // configure writes the files that a node reads, and the script behind Ctl.
-func (r *RabbitMQ) configure(dir, bin string, env []string, extra string) error {
+func (r *RabbitMQNode) configure(dir, bin string, env []string, extra string) error {
 	host, port, err := net.SplitHostPort(r.address)
 	if err != nil {
 		return fmt.Errorf("configure RabbitMQ: %w", err)
@@ -142,11 +164,15 @@ func (r *RabbitMQ) configure(dir, bin string, env []string, extra string) error 
 	}
 	fmt.Fprintf(&script, "\t%s/rabbitmqctl \"$@\"\n", bin)
 	return errors.Join(
-		os.WriteFile(filepath.Join(dir, "rabbitmq.conf"), []byte(conf), 0o644),
+		os.WriteFile(filepath.Join(dir, r.name+".conf"), []byte(conf), 0o644),
 		os.WriteFile(filepath.Join(dir, "plugins"), []byte("[].\n"), 0o644),
 		os.WriteFile(r.ctl, []byte(script.String()), 0o755),
 	)
 }
+
+// Close stops the node and removes all its files. It may be called more than
+// once; the node cannot be started again.
+func (r *RabbitMQ) Close() error { return r.box.close() }
 
 // dials returns a readiness check that is content with an open port.
 func dials(address string) func(context.Context) error {
@@ -160,7 +186,7 @@ func dials(address string) func(context.Context) error {
 }
 
 // answers makes a whole connection: the port opens before the node lets users in.
-func (r *RabbitMQ) answers(ctx context.Context) error {
+func (r *RabbitMQNode) answers(ctx context.Context) error {
 	if err := dials(r.address)(ctx); err != nil {
 		return err
 	}
@@ -173,15 +199,15 @@ func (r *RabbitMQ) answers(ctx context.Context) error {
 
 // URL is the address of the node's default virtual host, for its administrator.
 // It stays the same across restarts.
-func (r *RabbitMQ) URL() string { return "amqp://guest:guest@" + r.address + "/" }
+func (r *RabbitMQNode) URL() string { return "amqp://guest:guest@" + r.address + "/" }
 
 // CtlPath is a script that runs rabbitmqctl for this node, for programs that
 // are not this one. It needs the rights of the user that made the node.
-func (r *RabbitMQ) CtlPath() string { return r.ctl }
+func (r *RabbitMQNode) CtlPath() string { return r.ctl }
 
 // Ctl runs rabbitmqctl with the arguments and returns what it printed. It takes
 // one or two seconds.
-func (r *RabbitMQ) Ctl(ctx context.Context, args ...string) ([]byte, error) {
+func (r *RabbitMQNode) Ctl(ctx context.Context, args ...string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, r.ctl, args...)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
@@ -192,6 +218,6 @@ func (r *RabbitMQ) Ctl(ctx context.Context, args ...string) ([]byte, error) {
 
 // Stop ends the node in order, with SIGTERM, and waits for its end. A stopped
 // node is no error.
-func (r *RabbitMQ) Stop(ctx context.Context) error {
+func (r *RabbitMQNode) Stop(ctx context.Context) error {
 	return r.stop(ctx, syscall.SIGTERM)
 }

@@ -35,10 +35,10 @@ func TestRabbitMQLifecycle(t *testing.T) {
 	testLifecycle(ctx, t, r,
 		func() error { return r.Stop(ctx) },
 		func(s string) error {
-			return withChannel(r.URL(), func(ch *amqp.Channel) error { return publish(ctx, ch, s) })
+			return withChannel(r.URL(), nil, func(ch *amqp.Channel) error { return publish(ctx, ch, s) })
 		},
 		func() (s string, err error) {
-			err = withChannel(r.URL(), func(ch *amqp.Channel) error {
+			err = withChannel(r.URL(), nil, func(ch *amqp.Channel) error {
 				s, err = peek(ch)
 				return err
 			})
@@ -75,7 +75,8 @@ func TestRabbitMQOrphan(t *testing.T) {
 
 const queue = "kept"
 
-func withChannel(url string, do func(*amqp.Channel) error) error {
+// withChannel calls do when the durable queue is there.
+func withChannel(url string, arguments amqp.Table, do func(*amqp.Channel) error) error {
 	conn, err := amqp.Dial(url)
 	if err != nil {
 		return err
@@ -85,7 +86,7 @@ func withChannel(url string, do func(*amqp.Channel) error) error {
 	if err != nil {
 		return err
 	}
-	if _, err := ch.QueueDeclare(queue, true, false, false, false, nil); err != nil {
+	if _, err := ch.QueueDeclare(queue, true, false, false, false, arguments); err != nil {
 		return err
 	}
 	return do(ch)

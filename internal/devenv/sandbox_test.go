@@ -37,9 +37,42 @@ func TestCloseKillsTheStubborn(t *testing.T) {
 	expectNothingLeft(t, s.Dir())
 }
 
-// Close asks first: what can end in order gets to.
+// A crash is one of the whole service: its children do not work on.
+func TestKillTakesTheChildren(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	s, err := devenv.StartShell(ctx, `(trap '' HUP TERM; while :; do sleep 0.05; done) & touch ready; wait`, isReady)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	for len(processesIn(t, s.Dir())) > 1 { // the watchdog stays
+		if ctx.Err() != nil {
+			t.Fatalf("%q are still there", processesIn(t, s.Dir()))
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// Close asks first: what can end in order gets to, also when it was frozen.
 func TestCloseIsPolite(t *testing.T) {
 	t.Parallel()
+	for name, before := range map[string]func(*devenv.Shell) error{
+		"running": func(*devenv.Shell) error { return nil },
+		"frozen":  (*devenv.Shell).Freeze,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			testFarewell(t, before)
+		})
+	}
+}
+
+func testFarewell(t *testing.T, before func(*devenv.Shell) error) {
 	file := filepath.Join(t.TempDir(), "farewell")
 	if err := os.WriteFile(file, nil, 0o644); err != nil {
 		t.Fatal(err)
@@ -52,11 +85,49 @@ func TestCloseIsPolite(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Close(); err != nil {
+	if err := errors.Join(before(s), s.Close()); err != nil {
 		t.Fatal(err)
 	}
 	if b, err := os.ReadFile(file); err != nil || string(b) != "farewell\n" {
 		t.Errorf("the service said %q, %v; want its farewell", b, err)
+	}
+}
+
+// A frozen service does nothing until it is thawed.
+func TestFreeze(t *testing.T) {
+	t.Parallel()
+	s, err := devenv.StartShell(testContext(t), `touch ready; while sleep 0.01; do :; done`, isReady)
+	if err != nil {
+		t.Fatal(err)
+	}
+	state := func(want string) {
+		t.Helper()
+		for t.Context().Err() == nil { // the signal takes a moment
+			stat, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(s.PID()), "stat"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, fields, _ := strings.Cut(string(stat), ") "); strings.ContainsAny(fields[:1], want) {
+				return
+			}
+		}
+	}
+	if err := s.Freeze(); err != nil {
+		t.Fatal(err)
+	}
+	state("T")
+	if err := s.Thaw(); err != nil {
+		t.Fatal(err)
+	}
+	state("SR")
+	if err := errors.Join(s.Freeze(), s.Kill()); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Freeze(); err == nil {
+		t.Error("a killed service was frozen")
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -102,7 +173,7 @@ func TestPreparationHonoursContext(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
-	s, err := devenv.Prepare(ctx, `sleep 1000`, isReady)
+	s, err := devenv.Prepare(ctx, `exec sleep 1000`, isReady)
 	if !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("prepare = %v, want the end of the context", err)
 	}

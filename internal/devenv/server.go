@@ -14,8 +14,8 @@ import (
 // machine with two cores and a load of 15 was seen to take half a minute.
 const startTimeout = 90 * time.Second
 
-// server is what all services share: a sandbox, and in it one main process that
-// can be stopped, killed and started again.
+// server is what all services share: in a sandbox, one main process that can be
+// stopped, killed, frozen and started again.
 type server struct {
 	box   *sandbox
 	cmd   command
@@ -112,8 +112,23 @@ func (s *server) Log() (string, error) {
 	return string(b), nil
 }
 
-// Close stops the service and removes all its files. It may be called more than
-// once; the service cannot be started again.
-func (s *server) Close() error {
-	return s.box.close()
+// Freeze stops the main process in the middle of whatever it does, with
+// SIGSTOP: its connections stay open, and it answers nothing until Thaw. Kill
+// and Close end a frozen service too; an orderly stop waits for the thaw.
+func (s *server) Freeze() error { return s.send(syscall.SIGSTOP) }
+
+// Thaw lets a frozen service go on. One that is not frozen goes on anyway.
+func (s *server) Thaw() error { return s.send(syscall.SIGCONT) }
+
+// send sends sig to a main process that must run.
+func (s *server) send(sig syscall.Signal) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.proc == nil || !s.proc.running() {
+		return fmt.Errorf("send %v to %s: it does not run", sig, s.cmd.name)
+	}
+	if err := s.proc.cmd.Process.Signal(sig); err != nil {
+		return fmt.Errorf("send %v to %s: %w", sig, s.cmd.name, err)
+	}
+	return nil
 }

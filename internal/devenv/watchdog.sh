@@ -28,7 +28,8 @@ running() {
 	return 1
 }
 
-for p in $pids; do kill -"$stop" "$p"; done
+# A process that somebody froze takes the signal when it goes on.
+for p in $pids; do kill -"$stop" "$p"; kill -CONT "$p"; done
 tries=0
 while running && [ $tries -lt 80 ]; do
 	sleep 0.1

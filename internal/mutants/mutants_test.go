@@ -35,6 +35,25 @@ func TestMutantsFitTheCode(t *testing.T) {
 	}
 }
 
+// The table in DESIGN.md is made of what stands in the files.
+func TestDesignListsMutants(t *testing.T) {
+	all, err := List()
+	if err != nil {
+		t.Fatal(err)
+	}
+	table := "| mutant | breaks | caught by |\n|---|---|---|\n"
+	for _, m := range all {
+		table += m.Row() + "\n"
+	}
+	design, err := os.ReadFile(filepath.Join(root, "DESIGN.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(design), "\n\n"+table+"\n") {
+		t.Errorf("DESIGN.md lacks this table, or has another:\n%s", table)
+	}
+}
+
 // testsOf returns the text of the tests of a package.
 func testsOf(t *testing.T, pkg string) string {
 	t.Helper()

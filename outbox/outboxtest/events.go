@@ -115,12 +115,12 @@ func (table Table) events(t testing.TB, query queryFunc) []Written {
 func (table Table) name() string { return strings.Join(outbox.Table(table).Identifier(), ".") }
 
 // orderColumn returns what to sort by: seq where the table has it, else the
-// place in the table, which is the order of insertion as long as nothing was
-// deleted and vacuumed.
+// place in the table, which is the order of insertion as long as the table has no
+// partitions and nothing in it was deleted and vacuumed.
 func (table Table) orderColumn(query queryFunc) (string, error) {
-	order := "tableoid, event.ctid"
+	order := "ctid"
 	err := query(func(scan scanFunc) error { return scan(&order) },
-		`SELECT attname::text FROM pg_attribute WHERE attrelid = $1::text::regclass AND attname = 'seq' AND NOT attisdropped`,
+		`SELECT attname::text FROM pg_attribute WHERE attrelid = $1::text::regclass AND attname = 'seq'`,
 		outbox.Table(table).Identifier().Sanitize())
 	return order, err
 }

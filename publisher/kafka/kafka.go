@@ -47,7 +47,7 @@ type Publisher struct {
 	broken context.Context
 	fail   context.CancelCauseFunc
 	// severed is canceled when what is on its way must be given up as well:
-	// the guard refused, or Close ran out of time.
+	// the guard refused, or Close has no time left.
 	severed context.Context
 	sever   context.CancelFunc
 	// closing is canceled when Close is called.
@@ -222,33 +222,25 @@ func isOutcome(err error) bool {
 	return errors.As(err, &poison) || errors.As(err, &held)
 }
 
-// Close implements publisher.Publisher. When ctx ends, the clients are closed
-// under what is on its way: a context would not bound a batch that was sent.
+// Close implements publisher.Publisher. On its way is the window of each lane
+// that was handed to the client; what the broker refuses of it, or what the
+// client would send again, is given up. When ctx ends, the clients are closed
+// under the rest: a context would not bound a batch that was sent.
 func (p *Publisher) Close(ctx context.Context) error {
 	p.close()
+	p.fail(publisher.ErrClosed)
 	for _, l := range p.lanes {
 		l.shut()
 	}
-	idle := make(chan struct{})
-	go func() {
-		p.running.Wait()
-		close(idle)
-	}()
-	var err error
-	select {
-	case <-idle:
-	case <-ctx.Done():
-		p.fail(publisher.ErrClosed)
-		p.sever()
-		<-idle
-		if n := p.stats.givenUp.Load(); n > 0 {
-			err = fmt.Errorf("close: %d records given up: %w", n, context.Cause(ctx))
-		}
-	}
+	stop := context.AfterFunc(ctx, p.sever)
+	p.running.Wait()
+	stop()
 	p.sever()
 	p.watcher.Wait()
-	p.fail(publisher.ErrClosed) // frees the context
-	return err
+	if n := p.stats.givenUp.Load(); n > 0 {
+		return fmt.Errorf("%w: %d records given up", publisher.ErrClosed, n)
+	}
+	return nil
 }
 
 // closeClients closes all clients side by side, which fails what they hold.
@@ -273,8 +265,9 @@ type Stats struct {
 }
 
 type counters struct {
-	windows, records, bytes, grown, givenUp atomic.Uint64
-	held                                    atomic.Pointer[string]
+	windows, records, bytes, grown atomic.Uint64
+	givenUp                        atomic.Uint64 // by Close
+	held                           atomic.Pointer[string]
 }
 
 // Stats returns the counters. It may be called at any time.

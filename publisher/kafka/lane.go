@@ -52,6 +52,11 @@ func (l *lane) options(dial dialer) []kgo.Opt {
 	topics := &l.pub.topics
 	return []kgo.Opt{
 		kgo.Dialer(func(ctx context.Context, network, addr string) (net.Conn, error) {
+			// What a lost connection leaves unsure the client sends again on
+			// the next one.
+			if l.pub.closing.Err() != nil {
+				return nil, publisher.ErrClosed
+			}
 			conn, err := dial(ctx, network, addr)
 			if err != nil {
 				return nil, err
@@ -218,9 +223,16 @@ func anyFailed(slots []*slot) bool {
 }
 
 // flush sends slots and returns when each has its answer. Only closing the
-// client cuts it short.
+// client cuts it short. Once the publisher is being closed nothing is sent, and
+// what was is not sent again.
 func (l *lane) flush(slots []*slot) {
 	if len(slots) == 0 {
+		return
+	}
+	if l.pub.closing.Err() != nil {
+		for _, s := range slots {
+			s.err = publisher.ErrClosed
+		}
 		return
 	}
 	l.gate.Lock()
@@ -228,6 +240,9 @@ func (l *lane) flush(slots []*slot) {
 		l.client.Produce(context.Background(), s.fill(), s.promise)
 	}
 	l.gate.Unlock()
+	// Not before all are handed over: the client would drop the first of a
+	// partition and send the others.
+	defer context.AfterFunc(l.pub.closing, func() { _ = l.client.AbortBufferedRecords(l.pub.severed) })()
 	for {
 		ctx, cancel := context.WithTimeout(context.Background(), suspicion)
 		err := l.client.Flush(ctx)

@@ -116,13 +116,12 @@ func (l *lane) failed(s *slot) {
 		l.pub.stats.held.CompareAndSwap(nil, &held.Target)
 	}
 	l.pub.fail(err)
-	l.pub.stats.givenUp.Add(1)
-	l.pub.done(s.source, err)
+	l.report(s, err)
 }
 
 // outcome is what the client's answer to the culprit means.
 func (l *lane) outcome(s *slot) error {
-	if !errors.Is(s.err, kgo.ErrClientClosed) {
+	if !cutShort(s.err) {
 		return classify(s.err, s.topic.name,
 			fmt.Sprintf("record takes %d bytes, refused alone by topic %q", batchOverhead+s.size, s.topic.name))
 	}
@@ -131,20 +130,48 @@ func (l *lane) outcome(s *slot) error {
 	if errors.As(cause, &held) && held.Target == s.topic.name {
 		return cause // the topic is gone, and the record with it
 	}
-	return fmt.Errorf("%w: %w", cause, publisher.ErrUnknown)
+	if isOutcome(cause) {
+		return l.consequence(s) // another record's
+	}
+	if s.unsure() {
+		return fmt.Errorf("%w: %w", cause, publisher.ErrUnknown)
+	}
+	return cause
+}
+
+// cutShort says whether err is an answer of ours and not of the broker's: the
+// publisher was broken or closed while the record was waiting for one.
+func cutShort(err error) bool {
+	return errors.Is(err, kgo.ErrClientClosed) || errors.Is(err, kgo.ErrAborting) || errors.Is(err, publisher.ErrClosed)
 }
 
 // givenUp reports a record that is not tried, or not tried again, because of
-// another one.
-func (l *lane) givenUp(s *slot) {
-	l.pub.stats.givenUp.Add(1)
+// another one or of Close.
+func (l *lane) givenUp(s *slot) { l.report(s, l.consequence(s)) }
+
+// consequence is the outcome of a record that is given up because the publisher
+// is broken or closed.
+func (l *lane) consequence(s *slot) error {
 	cause := context.Cause(l.pub.broken)
 	err := fmt.Errorf("%w: %v", publisher.ErrAborted, cause)
 	if errors.Is(cause, publisher.ErrClosed) {
 		err = publisher.ErrClosed
 	}
-	if s.sent && judge(s.err).class == retry {
+	if s.unsure() {
 		err = fmt.Errorf("%w: %w", err, publisher.ErrUnknown)
+	}
+	return err
+}
+
+// unsure says whether the broker may have the record though it was not acked.
+// What the client aborts it has not sent, or the broker has not stored it.
+func (s *slot) unsure() bool {
+	return s.sent && judge(s.err).class == retry && !errors.Is(s.err, kgo.ErrAborting) && !errors.Is(s.err, publisher.ErrClosed)
+}
+
+func (l *lane) report(s *slot, err error) {
+	if errors.Is(err, publisher.ErrClosed) {
+		l.pub.stats.givenUp.Add(1)
 	}
 	l.pub.done(s.source, err)
 }

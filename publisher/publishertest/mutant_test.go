@@ -2,10 +2,12 @@ package publishertest_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -63,14 +65,24 @@ type mutant struct {
 
 	n    int
 	kept *publisher.Record
+
+	open    atomic.Int64    // records without an outcome
+	stopped context.Context // ends with stop: nothing more is taken
+	stop    context.CancelFunc
 }
 
 func (m *mutant) Publish(ctx context.Context, r *publisher.Record) error {
 	m.n++
+	m.open.Add(1)
+	publish := m.Publisher.Publish
 	if m.publish != nil {
-		return m.publish(m, ctx, r)
+		publish = func(ctx context.Context, r *publisher.Record) error { return m.publish(m, ctx, r) }
 	}
-	return m.Publisher.Publish(ctx, r)
+	err := publish(ctx, r)
+	if err != nil {
+		m.open.Add(-1)
+	}
+	return err
 }
 
 func (m *mutant) Close(ctx context.Context) error {
@@ -155,6 +167,28 @@ var faults = []fault{
 	{name: "close waits for ever", closing: func(m *mutant, ctx context.Context) error {
 		return m.Publisher.Close(context.WithoutCancel(ctx))
 	}},
+	{name: "close sends what was queued", publish: publishUntilStopped, closing: func(m *mutant, ctx context.Context) error {
+		m.stop()
+		for m.open.Load() > 0 && ctx.Err() == nil {
+			runtime.Gosched()
+		}
+		return m.Publisher.Close(ctx)
+	}},
+	{name: "close gives up what is on its way", closing: func(m *mutant, ctx context.Context) error {
+		ctx, cancel := context.WithCancel(ctx)
+		cancel()
+		return m.Publisher.Close(ctx)
+	}},
+	{name: "close calls unknown what was never sent", done: func(m *mutant, r *publisher.Record, err error) {
+		if errors.Is(err, publisher.ErrClosed) {
+			err = fmt.Errorf("%w: %w", err, publisher.ErrUnknown)
+		}
+		m.done(r, err)
+	}},
+	{name: "close says nothing of what it gave up", closing: func(m *mutant, ctx context.Context) error {
+		_ = m.Publisher.Close(ctx)
+		return nil
+	}},
 	{name: "close twice panics or fails", closing: func(m *mutant, ctx context.Context) error {
 		if m.kept != nil {
 			return fmt.Errorf("already closed")
@@ -217,6 +251,18 @@ func swapTwo(m *mutant, ctx context.Context, r *publisher.Record) error {
 	return m.Publisher.Publish(ctx, r)
 }
 
+// publishUntilStopped takes nothing after stop.
+func publishUntilStopped(m *mutant, ctx context.Context, r *publisher.Record) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(m.stopped, cancel)()
+	err := m.Publisher.Publish(ctx, r)
+	if err != nil && m.stopped.Err() != nil {
+		return publisher.ErrClosed
+	}
+	return err
+}
+
 // skipRefused answers for the refused record itself and lets the others by,
 // for a while.
 func skipRefused(m *mutant, ctx context.Context, r *publisher.Record) error {
@@ -259,9 +305,14 @@ func (f fault) backend(testing.TB) *publishertest.Target {
 		if f.deaf {
 			guard = nil
 		}
-		inner := done
-		if f.done != nil {
-			inner = func(r *publisher.Record, err error) { f.done(m, r, err) }
+		m.stopped, m.stop = context.WithCancel(context.Background())
+		inner := func(r *publisher.Record, err error) {
+			m.open.Add(-1)
+			if f.done != nil {
+				f.done(m, r, err)
+			} else {
+				done(r, err)
+			}
 		}
 		var err error
 		m.Publisher, err = fake.Open(inner, guard)

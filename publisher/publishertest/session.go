@@ -166,19 +166,31 @@ func (s *session) publishUntilBroken(key []byte) error {
 	}
 }
 
-// close closes the publisher and from then on counts answers as late.
+// close closes the publisher within timeout.
 func (s *session) close(timeout time.Duration) error {
 	s.t.Helper()
+	return s.awaitClose(s.startClose(timeout), timeout)
+}
+
+// startClose closes the publisher in the background and from its end on counts
+// answers as late.
+func (s *session) startClose(timeout time.Duration) <-chan error {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
-	defer cancel()
 	closed := make(chan error, 1)
 	go func() {
+		defer cancel()
 		err := s.pub.Close(ctx)
 		s.mu.Lock()
 		s.closed = true
 		s.mu.Unlock()
 		closed <- err
 	}()
+	return closed
+}
+
+// awaitClose returns what Close returned that was begun with timeout.
+func (s *session) awaitClose(closed <-chan error, timeout time.Duration) error {
+	s.t.Helper()
 	select {
 	case err := <-closed:
 		return err
@@ -186,6 +198,17 @@ func (s *session) close(timeout time.Duration) error {
 		s.t.Fatalf("close has not returned %v after its context ended", s.patience)
 		return nil
 	}
+}
+
+// takenCount is the number of records that were taken.
+func (s *session) takenCount() int {
+	n := 0
+	for _, taken := range s.taken {
+		if taken {
+			n++
+		}
+	}
+	return n
 }
 
 // failed returns the records with an error for an outcome.

@@ -36,10 +36,15 @@ type coalescer struct {
 	net.Conn
 	timeout time.Duration // of one write
 
+	records sync.Mutex // held while a record is being written
+
 	mu      sync.Mutex
 	work    sync.Cond // the sender waits here
 	room    sync.Cond // lanes wait here
 	buf     []byte    // not yet given to the sender
+	whole   int       // bytes of buf that end with a record; the sender takes no half ones
+	partial bool      // a record is being written
+	given   int64     // bytes given to the sender so far
 	holds   int       // lanes that have more to come
 	paused  bool      // the broker has blocked the connection
 	closed  bool
@@ -68,6 +73,9 @@ func (c *coalescer) Write(p []byte) (int, error) {
 		return 0, net.ErrClosed
 	}
 	c.buf = append(c.buf, p...)
+	if !c.partial {
+		c.whole = len(c.buf)
+	}
 	if c.due() {
 		c.work.Signal()
 	}
@@ -76,7 +84,41 @@ func (c *coalescer) Write(p []byte) (int, error) {
 
 // due says whether the buffer is to be sent now. c.mu is held.
 func (c *coalescer) due() bool {
-	return len(c.buf) > 0 && (c.holds == 0 || c.closed || len(c.buf) >= coalesceBurst)
+	return c.whole > 0 && (c.holds == 0 || c.closed || c.whole >= coalesceBurst)
+}
+
+// writeRecord has write put one record into the buffer, and returns where the
+// record ends among all bytes written. Records come one after the other, so
+// that the sender can stop between two of them: the library would interleave
+// the frames of several channels.
+func (c *coalescer) writeRecord(write func() error) (end int64, err error) {
+	c.records.Lock()
+	defer c.records.Unlock()
+	c.setPartial(true)
+	err = write()
+	return c.setPartial(false), err
+}
+
+func (c *coalescer) setPartial(on bool) (end int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.partial = on
+	if !on {
+		c.whole = len(c.buf)
+		if c.due() {
+			c.work.Signal()
+		}
+	}
+	return c.given + int64(len(c.buf))
+}
+
+// drop forgets what was not given to the sender, and returns how many bytes
+// were. No record may be written meanwhile.
+func (c *coalescer) drop() (given int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.buf, c.whole = c.buf[:0], 0
+	return c.given
 }
 
 // Read remembers why the connection ended: the client library forgets it.
@@ -157,11 +199,14 @@ func (c *coalescer) send() {
 		for c.err == nil && !c.closed && !c.due() {
 			c.work.Wait()
 		}
-		if c.err != nil || len(c.buf) == 0 {
+		if c.err != nil || c.whole == 0 {
 			c.mu.Unlock()
 			return
 		}
-		batch, c.buf = c.buf, batch[:0]
+		batch = append(batch[:0], c.buf[c.whole:]...)
+		batch, c.buf = c.buf[:c.whole], batch
+		c.given += int64(len(batch))
+		c.whole = 0
 		c.room.Broadcast()
 		c.mu.Unlock()
 		if err := c.sendBatch(batch); err != nil {

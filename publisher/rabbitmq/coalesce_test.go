@@ -342,3 +342,54 @@ func BenchmarkCoalescer(b *testing.B) {
 		})
 	}
 }
+
+// TestCoalescerSendsWholeRecords: the sender is free while half a record is in
+// the buffer, and drop leaves no half on the line.
+func TestCoalescerSendsWholeRecords(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, far := pipe(t)
+		end, err := c.writeRecord(func() error {
+			mustWrite(t, c, []byte("head "))
+			synctest.Wait()
+			mustWrite(t, c, []byte("body "))
+			return nil
+		})
+		if err != nil || end != 10 {
+			t.Errorf("the record ends at %d, %v", end, err)
+		}
+		synctest.Wait() // the sender has it, and is not read
+		if end, _ = c.writeRecord(func() error { mustWrite(t, c, []byte("never")); return nil }); end != 15 {
+			t.Errorf("the second record ends at %d", end)
+		}
+		if given := c.drop(); given != 10 {
+			t.Errorf("%d bytes were given to the sender", given)
+		}
+		mustWrite(t, c, []byte("bye"))
+		got := make([]byte, 64)
+		for _, want := range []string{"head body ", "bye"} {
+			if n, err := far.Read(got); err != nil || string(got[:n]) != want {
+				t.Errorf("read %q, %v, want %q", got[:n], err, want)
+			}
+		}
+	})
+}
+
+// TestCoalescerTakesRecordsInTurn: with two at once, no place in the buffer
+// would lie between records.
+func TestCoalescerTakesRecordsInTurn(t *testing.T) {
+	c, _ := pipe(t)
+	second, ended := make(chan struct{}), make(chan struct{})
+	_, _ = c.writeRecord(func() error {
+		go func() {
+			defer close(ended)
+			_, _ = c.writeRecord(func() error { close(second); return nil })
+		}()
+		select {
+		case <-second:
+			t.Error("a record was written in the middle of another")
+		case <-time.After(50 * time.Millisecond):
+		}
+		return nil
+	})
+	<-ended
+}

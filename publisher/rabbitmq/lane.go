@@ -26,6 +26,10 @@ type lane struct {
 	// is closed when the writer has ended.
 	sent chan *amqp.DeferredConfirmation
 
+	// dropped is closed when what the wire had not begun to send is out of the
+	// tracker: its confirms in sent do not come.
+	dropped chan struct{}
+
 	wake chan struct{} // to the writer: look at the tracker
 	room chan struct{} // to Publish: look at the tracker
 
@@ -48,6 +52,7 @@ func (p *Publisher) openLane() (*lane, error) {
 		returns: ch.NotifyReturn(make(chan amqp.Return, p.config.Window)),
 		died:    ch.NotifyClose(make(chan *amqp.Error, 1)),
 		sent:    make(chan *amqp.DeferredConfirmation, p.config.Window),
+		dropped: make(chan struct{}),
 		wake:    make(chan struct{}, 1),
 		room:    make(chan struct{}, 1),
 		tracker: newTracker(p.config.Ordering == Strict, p.config.Window, p.config.WindowBytes),
@@ -86,13 +91,22 @@ func (l *lane) hot() bool {
 	return l.tracker.waiting*2 >= l.tracker.held()
 }
 
-// close has the lane take nothing more and end when it is empty.
+// close has the lane take nothing more, and write nothing more.
 func (l *lane) close() {
 	l.mu.Lock()
 	l.closing = true
 	l.mu.Unlock()
-	signal(l.wake)
-	signal(l.room)
+	l.stop(l.p.closedError())
+}
+
+// drop gives up the records that end behind the first n bytes of the wire. The
+// writer has ended.
+func (l *lane) drop(n int64) {
+	l.mu.Lock()
+	aborted := l.tracker.drop(n)
+	l.mu.Unlock()
+	close(l.dropped)
+	l.abandon(aborted, l.p.closedError())
 }
 
 // stop gives up what was not sent, with the outcome err.
@@ -157,7 +171,7 @@ func (l *lane) take() (r *publisher.Record, ended bool) {
 	if r := l.tracker.next(); r != nil {
 		return r, false
 	}
-	return nil, l.tracker.stopped || l.closing && l.tracker.unsent() == 0
+	return nil, l.tracker.stopped
 }
 
 // send publishes r and says whether the writer may go on.
@@ -173,7 +187,11 @@ func (l *lane) send(r *publisher.Record) bool {
 		l.p.fail(err)
 		return false
 	}
-	confirm, err := l.ch.PublishWithDeferredConfirm(l.p.config.Exchange, r.Topic, true, false, m)
+	var confirm *amqp.DeferredConfirmation
+	end, err := l.p.session.wire.writeRecord(func() (err error) {
+		confirm, err = l.ch.PublishWithDeferredConfirm(l.p.config.Exchange, r.Topic, true, false, m)
+		return err
+	})
 	if err != nil {
 		// The channel has ended, or must: what of the record is in the buffer is
 		// not known. The collector reports it.
@@ -182,6 +200,9 @@ func (l *lane) send(r *publisher.Record) bool {
 		}
 		return false
 	}
+	l.mu.Lock()
+	l.tracker.written(end)
+	l.mu.Unlock()
 	l.sent <- confirm // has room for a window
 	return true
 }
@@ -207,7 +228,9 @@ func (l *lane) collect() {
 }
 
 // await waits until confirm is resolved, which is at the latest when the
-// channel ends, and ends the connection when that takes too long.
+// channel ends, and ends the connection when that takes too long. It does not
+// wait when its record was dropped: nothing is in flight then, because what was
+// sent before it is settled.
 func (l *lane) await(confirm *amqp.DeferredConfirmation) {
 	select {
 	case <-confirm.Done():
@@ -217,10 +240,16 @@ func (l *lane) await(confirm *amqp.DeferredConfirmation) {
 	timeout := l.p.config.ConfirmTimeout
 	timer := time.NewTimer(timeout)
 	defer timer.Stop()
+	dropped := l.dropped
 	for {
 		select {
 		case <-confirm.Done():
 			return
+		case <-dropped:
+			if l.inFlight() == 0 {
+				return
+			}
+			dropped = nil
 		case <-timer.C:
 			if since, _ := l.p.blocked.get(); since.IsZero() {
 				l.p.session.abort(fmt.Errorf("the broker has confirmed nothing for %v", timeout))
@@ -270,7 +299,8 @@ func (l *lane) verdict(confirm *amqp.DeferredConfirmation) verdict {
 	return refused
 }
 
-// settle gives the oldest record in flight its outcome.
+// settle gives the oldest record in flight its outcome, if none was dropped in
+// its place.
 func (l *lane) settle(v verdict) {
 	if v == lost {
 		l.die(l.reason)
@@ -278,6 +308,10 @@ func (l *lane) settle(v verdict) {
 	// A return stands in its channel before the ack of its record is seen.
 	l.takeReturns()
 	l.mu.Lock()
+	if l.tracker.flight.len() == 0 {
+		l.mu.Unlock()
+		return
+	}
 	oldest := l.tracker.oldest()
 	err := l.outcome(oldest, v)
 	if err == nil {

@@ -29,7 +29,10 @@ type Publisher struct {
 
 	first    atomic.Pointer[error] // the first failure
 	gaveUp   atomic.Bool           // Close no longer waits
+	givenUp  atomic.Int64          // records, by Close
 	warnHot  sync.Once
+	writers  sync.WaitGroup // of the lanes
+	shut     sync.Once
 	drained  chan struct{} // closed when the lanes have ended
 	watched  chan struct{} // closed when the connection's watcher has ended
 	finish   sync.Once
@@ -87,10 +90,10 @@ func (p *Publisher) prepare() error {
 }
 
 func (p *Publisher) start() {
-	var lanes sync.WaitGroup
+	var collectors sync.WaitGroup
 	for _, l := range p.lanes {
-		lanes.Go(l.write)
-		lanes.Go(l.collect)
+		p.writers.Go(l.write)
+		collectors.Go(l.collect)
 	}
 	blocked := p.session.conn.NotifyBlocked(make(chan amqp.Blocking, 8))
 	go func() {
@@ -98,7 +101,7 @@ func (p *Publisher) start() {
 		close(p.watched)
 	}()
 	go func() {
-		lanes.Wait()
+		collectors.Wait() // each ends after its writer
 		close(p.drained)
 	}()
 }
@@ -167,12 +170,11 @@ func (p *Publisher) noteWait(l *lane) {
 	})
 }
 
-// Close implements publisher.Publisher. Of concurrent calls, the first whose
-// context ends gives up for all. It returns an error if it gave records up.
+// Close implements publisher.Publisher. On its way is what was given to the
+// connection. Of concurrent calls, the first whose context ends gives up for
+// all.
 func (p *Publisher) Close(ctx context.Context) error {
-	for _, l := range p.lanes {
-		l.close()
-	}
+	p.shut.Do(p.stopSending)
 	select {
 	case <-p.drained:
 	case <-ctx.Done():
@@ -185,10 +187,34 @@ func (p *Publisher) Close(ctx context.Context) error {
 		close(p.finished)
 	})
 	<-p.finished
-	if p.gaveUp.Load() {
-		return fmt.Errorf("close rabbitmq publisher before all was confirmed: %w", publisher.ErrClosed)
+	if n := p.givenUp.Load(); n > 0 {
+		return fmt.Errorf("%w: %d records given up", publisher.ErrClosed, n)
 	}
 	return nil
+}
+
+// stopSending gives up what has not begun to be sent: what waits in the lanes,
+// then, when nothing more is written, what waits for the connection. Both end
+// between two records, so that the connection can still be closed in good
+// order.
+func (p *Publisher) stopSending() {
+	for _, l := range p.lanes {
+		l.close()
+	}
+	p.writers.Wait()
+	given := p.session.wire.drop()
+	for _, l := range p.lanes {
+		l.drop(given)
+	}
+}
+
+// closedError is for a record that was never sent because of Close, or of an
+// earlier failure.
+func (p *Publisher) closedError() error {
+	if err := p.failure(); err != nil {
+		return abortedError(err)
+	}
+	return publisher.ErrClosed
 }
 
 // giveUp ends the connection under what has no outcome yet.
@@ -199,14 +225,16 @@ func (p *Publisher) giveUp() {
 	default:
 	}
 	p.gaveUp.Store(true)
-	for _, l := range p.lanes {
-		l.stop(fmt.Errorf("%w before it was sent", publisher.ErrClosed))
-	}
 	p.session.abort(publisher.ErrClosed)
 }
 
 // done reports the outcome of a record.
-func (p *Publisher) done(r *publisher.Record, err error) { p.report(r, err) }
+func (p *Publisher) done(r *publisher.Record, err error) {
+	if errors.Is(err, publisher.ErrClosed) {
+		p.givenUp.Add(1)
+	}
+	p.report(r, err)
+}
 
 // deathCause says why a channel ended.
 func (p *Publisher) deathCause(e *amqp.Error) error {

@@ -31,6 +31,7 @@ type tracker struct {
 // flying is a record that was sent.
 type flying struct {
 	r        *publisher.Record
+	end      int64 // among all bytes of the connection; 0: not written yet
 	returned bool
 }
 
@@ -79,6 +80,26 @@ func (t *tracker) next() *publisher.Record {
 	r := t.ready.pop()
 	t.flight.push(flying{r: r})
 	return r
+}
+
+// written says where the record ends that next returned last.
+func (t *tracker) written(end int64) {
+	flight := t.flight.all()
+	flight[len(flight)-1].end = end
+}
+
+// drop removes the records in flight that end behind the first n bytes, which
+// are the newest. They were never sent.
+func (t *tracker) drop(n int64) (dropped []*publisher.Record) {
+	for t.flight.len() > 0 {
+		newest := t.flight.all()[t.flight.len()-1]
+		if newest.end <= n {
+			break
+		}
+		dropped = append(dropped, t.flight.popNewest().r)
+		t.bytes -= newest.r.Size()
+	}
+	return dropped
 }
 
 // takeBack removes the record that next returned last: it was not sent and has

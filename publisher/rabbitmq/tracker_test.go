@@ -249,6 +249,26 @@ func TestTrackerTakesOneRecordOfAnySize(t *testing.T) {
 	}
 }
 
+// TestTrackerDrop: of what is in flight the newest go, which the connection has
+// not begun to send.
+func TestTrackerDrop(t *testing.T) {
+	tr := newTracker(false, 10, 1000)
+	for i := range 5 {
+		tr.add(&publisher.Record{Token: uint64(i), Value: make([]byte, 10)})
+	}
+	for i := range 4 {
+		tr.next()
+		tr.written(int64(100 * (i + 1)))
+	}
+	var tokens []uint64
+	for _, r := range tr.drop(200) {
+		tokens = append(tokens, r.Token)
+	}
+	if !slices.Equal(tokens, []uint64{3, 2}) || tr.flight.len() != 2 || tr.unsent() != 1 || tr.bytes != 30 {
+		t.Errorf("dropped %v, %d in flight, %d unsent, %d bytes", tokens, tr.flight.len(), tr.unsent(), tr.bytes)
+	}
+}
+
 func TestFIFO(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(3, 3))
 	var q fifo[int]

@@ -3,23 +3,13 @@
 package e2e_test
 
 import (
-	"context"
-	"crypto/sha256"
-	"fmt"
 	"os"
-	"strconv"
+	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
-	"github.com/outboxd/outboxd/internal/checker"
 	"github.com/outboxd/outboxd/internal/checker/matrix"
-	"github.com/outboxd/outboxd/internal/checker/workload"
-	"github.com/outboxd/outboxd/internal/devenv/devtest"
-	"github.com/outboxd/outboxd/outbox"
 )
 
 // fault is a row of the matrix: something that breaks under load, and what a
@@ -40,79 +30,90 @@ type fault struct {
 	// it and calls healed. It runs while writers write and events flow.
 	inject func(*faultRun)
 
-	elsewhere string // instead of inject: the test that does it
+	// alone keeps a row from running beside others, with which it shares what
+	// it breaks.
+	alone bool
+
+	// elsewhere names, instead of inject, the tests that do it: "TestA, TestB",
+	// behind their directory and a space if it is another.
+	elsewhere string
 	left      string // instead of inject: why nothing does
 }
-
-// matrixEnd is the broker's end of a row.
-type matrixEnd interface {
-	broker
-	// seen reports whether an event was among what was read. It is for the
-	// reader, also from within done.
-	seen(id string) bool
-}
-
-func (k *kafkaEnd) seen(id string) bool  { return k.consumer.Seen(id) }
-func (r *rabbitEnd) seen(id string) bool { return r.consumer.Seen(id) }
-
-// faultRun is one run of a row.
-type faultRun struct {
-	t     *testing.T
-	site  *site
-	end   matrixEnd
-	flags []string // beside those of end
-	load  workload.Options
-	relay *relay // the one started last
-
-	history  workload.History
-	relays   []*relay
-	stopLoad func() // ends the writers and waits for them
-	probes   int
-	recovery time.Duration
-
-	mu  sync.Mutex
-	rss int64
-}
-
-// settled is how long the end of a row waits for records that should not come:
-// all relays have ended by then, and the broker has what they published.
-const settled = time.Second
 
 // maxRSS bounds the resident set of a relay in every row.
 const maxRSS = 128 << 20
 
-// runMatrix runs the rows of a group, two at a time as all parallel tests.
+// runMatrix runs the rows of a group: as parallel tests, but for those that
+// must be alone.
 func runMatrix(t *testing.T, group string, rows []fault) {
 	for _, row := range rows {
 		result := matrix.Result{Group: group, ID: row.id, Fault: row.name, How: row.how, Expect: row.expect, Elsewhere: row.elsewhere, Left: row.left, Allowed: row.duplicates}
-		if row.inject == nil {
-			report(t, result)
+		switch {
+		case row.inject != nil:
+			t.Run(row.id+" "+row.name, func(t *testing.T) {
+				if !row.alone {
+					t.Parallel()
+				}
+				defer func() {
+					result.Passed = !t.Failed()
+					report(t, result)
+				}()
+				row.run(t, &result)
+			})
 			continue
+		case row.elsewhere != "":
+			row.checkTests(t)
 		}
-		t.Run(row.id+" "+row.name, func(t *testing.T) {
-			t.Parallel()
-			f := &faultRun{t: t}
-			defer func() {
-				result.Passed = !t.Failed()
-				report(t, result)
-			}()
-			f.begin(row.arrange)
-			defer func() { f.stopLoad() }()
-			row.inject(f)
-			if f.recovery == 0 {
-				f.healed()
-			}
-			v, rss := f.finish(), f.peak()
-			first, _, _ := strings.Cut(v.String(), "\n")
-			result.Events, result.Duplicates, result.Recovery, result.PeakRSS = v.Written, v.Duplicates, f.recovery, rss
-			if !v.OK(row.duplicates, row.stragglers) {
-				t.Errorf("at most %d duplicates and %d stragglers allowed\n%s", row.duplicates, row.stragglers, v)
-			}
-			if rss > maxRSS {
-				t.Errorf("peak RSS %d MiB, %d allowed", rss>>20, maxRSS>>20)
-			}
-			t.Logf("recovery %s, peak RSS %d MiB, %s", f.recovery.Round(time.Millisecond), rss>>20, first)
-		})
+		report(t, result)
+	}
+}
+
+// run injects the fault and judges what came of it.
+func (row *fault) run(t *testing.T, result *matrix.Result) {
+	f := &faultRun{t: t, stopLoad: func() {}}
+	defer func() { f.stopLoad() }()
+	f.begin(row.arrange)
+	f.end.watch(f.site, func() {
+		row.inject(f)
+		if f.recovery == 0 {
+			f.healed()
+		}
+	})
+	v, rss := f.finish(), f.peak()
+	result.Events, result.Duplicates, result.Recovery, result.PeakRSS = v.Written, v.Duplicates, f.recovery, rss
+	if !v.OK(row.duplicates, row.stragglers) {
+		t.Errorf("at most %d duplicates and %d stragglers allowed\n%s", row.duplicates, row.stragglers, v)
+	}
+	if rss > maxRSS {
+		t.Errorf("peak RSS %d MiB, %d allowed", rss>>20, maxRSS>>20)
+	}
+	first, _, _ := strings.Cut(v.String(), "\n")
+	t.Logf("recovery %s, peak RSS %d MiB, %s", f.recovery.Round(time.Millisecond), rss>>20, first)
+}
+
+// checkTests fails when a test that the row names is not there.
+func (row *fault) checkTests(t *testing.T) {
+	t.Helper()
+	pattern, names := "*_test.go", row.elsewhere
+	if dir, rest, ok := strings.Cut(row.elsewhere, " "); ok && !strings.HasPrefix(dir, "Test") {
+		pattern, names = filepath.Join("../../..", dir, pattern), rest
+	}
+	files, err := filepath.Glob(pattern)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all strings.Builder
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all.Write(text)
+	}
+	for _, name := range strings.Split(names, ", ") {
+		if !strings.Contains(all.String(), "\nfunc "+name+"(") {
+			t.Errorf("%s: there is no %s in %s", row.id, name, pattern)
+		}
 	}
 }
 
@@ -124,200 +125,4 @@ func report(t *testing.T, r matrix.Result) {
 			t.Error(err)
 		}
 	}
-}
-
-// begin starts the relay and the writers, and returns when events flow.
-func (f *faultRun) begin(arrange func(*faultRun)) {
-	f.t.Helper()
-	if arrange != nil {
-		arrange(f)
-	}
-	if f.site == nil {
-		f.site = newSite(f.t, devtest.Database(f.t))
-	}
-	if f.end == nil {
-		f.end = newKafkaEnd(f.t, devtest.Kafka(f.t))
-	}
-	if f.load.Writers == 0 {
-		f.load = workload.Options{Seed: 1, Writers: 4, Keys: 20, MaxEvents: 50, Emit: 20, Pause: 5 * time.Millisecond}
-	}
-	f.load.Database, f.load.Domain = f.site.app, f.end.domain
-	f.watchMemory()
-	if f.relay == nil {
-		f.start().ready()
-	}
-	f.startLoad()
-	f.flows()
-}
-
-// start starts a relay with the flags of the row, and some more.
-func (f *faultRun) start(more ...string) *relay {
-	f.t.Helper()
-	flags := append(append(f.end.flags(), f.flags...), more...)
-	f.relay = f.site.run(flags...)
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.relays = append(f.relays, f.relay)
-	return f.relay
-}
-
-// startLoad starts the writers, which it must not find running.
-func (f *faultRun) startLoad() {
-	ctx, cancel := context.WithCancel(f.t.Context())
-	result := make(chan error, 1)
-	go func() { result <- workload.Run(ctx, f.load, &f.history) }()
-	f.stopLoad = sync.OnceFunc(func() {
-		cancel()
-		if err := <-result; err != nil {
-			f.t.Error(err)
-		}
-	})
-}
-
-// flows waits until an event that is written now has arrived.
-func (f *faultRun) flows() {
-	f.t.Helper()
-	f.arrives(f.probe())
-}
-
-// healed says that the fault is over from now on. It waits for an event that is
-// committed after it and notes how long that took.
-func (f *faultRun) healed() {
-	f.t.Helper()
-	began := time.Now()
-	f.flows()
-	f.recovery = time.Since(began)
-}
-
-// probe commits one event, of an aggregate of its own, and returns its id.
-func (f *faultRun) probe() (id string) {
-	f.t.Helper()
-	eventually(f.t, time.Minute, "an event can be written", func() bool {
-		f.probes++
-		key, payload := fmt.Sprintf("probe-%d", f.probes), []byte(`{"probe": true}`)
-		event := outbox.Event{ID: outbox.NewID(), AggregateType: "order", AggregateID: key, Type: "order.probed", Payload: payload}
-		w := checker.Written{ID: event.ID.String(), Outcome: checker.Committed, Domain: f.end.domain("order", key), N: 1, Sum: sha256.Sum256(payload)}
-		if err := f.site.writeEvent(event); err != nil {
-			w.Outcome = checker.Unknown
-		}
-		f.history.Add([]checker.Written{w})
-		id = w.ID
-		return w.Outcome == checker.Committed
-	})
-	return id
-}
-
-// writeEvent commits one event as the services' role.
-func (s *site) writeEvent(event outbox.Event) error {
-	ctx, cancel := context.WithTimeout(s.t.Context(), 10*time.Second)
-	defer cancel()
-	conn, err := pgx.Connect(ctx, s.app)
-	if err != nil {
-		return err
-	}
-	defer conn.Close(context.Background())
-	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-		_, err := outbox.Write(ctx, tx, event)
-		return err
-	})
-}
-
-// arrives waits until the event is with the broker.
-func (f *faultRun) arrives(id string) {
-	f.t.Helper()
-	ctx, cancel := context.WithTimeout(f.t.Context(), 90*time.Second)
-	defer cancel()
-	f.end.read(ctx, func(int) bool { return f.end.seen(id) })
-	if !f.end.seen(id) {
-		_, ready := f.relay.get("/readyz")
-		f.t.Fatalf("event %s did not arrive; readyz: %s", id, ready)
-	}
-}
-
-// finish ends load and relays, in good order, and judges.
-func (f *faultRun) finish() *checker.Verdict {
-	f.t.Helper()
-	f.stopLoad()
-	written := f.history.Written()
-	f.await(written)
-	for _, r := range f.relays {
-		f.stopRelay(r)
-	}
-	ctx, cancel := context.WithTimeout(f.t.Context(), settled)
-	defer cancel()
-	return checker.Judge(written, f.end.read(ctx, func(int) bool { return false }))
-}
-
-// await waits until as many events have arrived as are surely committed.
-func (f *faultRun) await(written []checker.Written) {
-	f.t.Helper()
-	ctx, cancel := context.WithTimeout(f.t.Context(), 90*time.Second)
-	defer cancel()
-	f.end.read(ctx, func(int) bool {
-		for len(written) > 0 && (written[0].Outcome != checker.Committed || f.end.seen(written[0].ID)) {
-			written = written[1:]
-		}
-		return len(written) == 0
-	})
-}
-
-// stopRelay stops a relay that still runs, which must be clean after any fault.
-func (f *faultRun) stopRelay(r *relay) {
-	f.t.Helper()
-	select {
-	case <-r.exited:
-		return
-	default:
-	}
-	if n := r.metric("outboxd_invariant_violations_total"); n != 0 {
-		f.t.Errorf("the relay counts %v broken invariants", n)
-	}
-	if code := r.term(); code != 0 {
-		f.t.Errorf("exit code %d after SIGTERM", code)
-	}
-}
-
-// watchMemory notes the largest resident set of the run's relays until the test
-// ends.
-func (f *faultRun) watchMemory() {
-	tick := time.NewTicker(100 * time.Millisecond)
-	f.t.Cleanup(tick.Stop)
-	go func() {
-		for {
-			select {
-			case <-f.t.Context().Done():
-				return
-			case <-tick.C:
-			}
-			f.mu.Lock()
-			for _, r := range f.relays {
-				f.rss = max(f.rss, peakRSS(r.cmd.Process.Pid))
-			}
-			f.mu.Unlock()
-		}
-	}()
-}
-
-func (f *faultRun) peak() int64 {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.rss
-}
-
-// peakRSS returns the largest resident set of a process so far, in bytes; 0
-// when it has ended.
-func peakRSS(pid int) int64 {
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return 0
-	}
-	for line := range strings.Lines(string(status)) {
-		if rest, ok := strings.CutPrefix(line, "VmHWM:"); ok {
-			kb, err := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(rest), "kB")), 10, 64)
-			if err == nil {
-				return kb << 10
-			}
-		}
-	}
-	return 0
 }

@@ -22,6 +22,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/outboxd/outboxd/internal/checker/workload"
 	"github.com/outboxd/outboxd/internal/devenv"
 	"github.com/outboxd/outboxd/internal/devenv/devtest"
 )
@@ -123,6 +124,7 @@ func newSite(t *testing.T, admin string, flags ...string) *site {
 			s.tryExec("DROP ROLE " + role)
 		}
 	})
+	s.exec(workload.LedgerSQL)
 	s.relay, s.app = as(t, admin, relay, "relay-secret"), as(t, admin, app, "app-secret")
 	args := append([]string{"setup", "--database", admin, "--pipeline", name, "--relay-role", relay, "--app-role", app}, flags...)
 	if r := outboxd(t, args...); r.code != 0 {

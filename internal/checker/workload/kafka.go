@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
+	"net"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -19,8 +20,20 @@ type KafkaConsumer struct {
 
 // NewKafkaConsumer reads the topics, which may not exist yet.
 func NewKafkaConsumer(brokers []string, topics ...string) (*KafkaConsumer, error) {
-	client, err := kgo.NewClient(kgo.SeedBrokers(brokers...), kgo.ConsumeTopics(topics...), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
-		kgo.MetadataMinAge(100_000_000), kgo.MetadataMaxAge(1_000_000_000))
+	return newKafkaConsumer(topics, kgo.SeedBrokers(brokers...))
+}
+
+// NewKafkaConsumerAt is NewKafkaConsumer for the only broker of a cluster. It
+// connects to the address whatever the broker advertises, such as a proxy's.
+func NewKafkaConsumerAt(address string, topics ...string) (*KafkaConsumer, error) {
+	return newKafkaConsumer(topics, kgo.SeedBrokers(address), kgo.Dialer(func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, network, address)
+	}))
+}
+
+func newKafkaConsumer(topics []string, options ...kgo.Opt) (*KafkaConsumer, error) {
+	client, err := kgo.NewClient(append(options, kgo.ConsumeTopics(topics...), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
+		kgo.MetadataMinAge(100_000_000), kgo.MetadataMaxAge(1_000_000_000))...)
 	if err != nil {
 		return nil, err
 	}
@@ -36,6 +49,7 @@ func (c *KafkaConsumer) Read(ctx context.Context, done func(distinct int) bool) 
 			d := checker.Delivered{
 				ID: header(r.Headers, "ce_id"), Domain: r.Topic + "/" + string(r.Key), Position: header(r.Headers, "ce_sequence"),
 				Place: fmt.Sprintf("%s partition %d offset %d (producer %d epoch %d, %s)", r.Topic, r.Partition, r.Offset, r.ProducerID, r.ProducerEpoch, r.Timestamp.UTC().Format("15:04:05.000")), Sum: sha256.Sum256(r.Value),
+				Log: logName(r.Topic, r.Partition), Offset: r.Offset,
 			}
 			c.delivered = append(c.delivered, d)
 			c.distinct[d.ID] = true

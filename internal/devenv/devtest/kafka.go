@@ -23,3 +23,11 @@ func Kafka(t testing.TB) []string {
 		return devenv.StartKafka(ctx, devenv.KafkaOptions{})
 	}).Brokers()
 }
+
+// KafkaCluster returns the three brokers that this process shares, which no
+// other process uses. A test that takes one of them away does not run beside
+// others, and brings it back.
+func KafkaCluster(t testing.TB) *devenv.KafkaCluster {
+	t.Helper()
+	return get(t, &shared, "a Kafka cluster", devenv.StartKafkaCluster)
+}

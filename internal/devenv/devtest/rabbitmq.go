@@ -52,6 +52,16 @@ func RabbitMQCtl(t testing.TB, args ...string) string {
 	return string(out)
 }
 
+// RabbitMQCluster returns the three nodes that this process shares, which no
+// other process uses. A test that takes one of them away does not run beside
+// others, and brings it back.
+func RabbitMQCluster(t testing.TB) *devenv.RabbitMQCluster {
+	t.Helper()
+	return get(t, &shared, "a RabbitMQ cluster", func(ctx context.Context) (*devenv.RabbitMQCluster, error) {
+		return devenv.StartRabbitMQCluster(ctx, devenv.RabbitMQOptions{})
+	})
+}
+
 func rabbit(t testing.TB) *devenv.RabbitMQ {
 	t.Helper()
 	return get(t, &shared, "RabbitMQ", func(ctx context.Context) (*devenv.RabbitMQ, error) {

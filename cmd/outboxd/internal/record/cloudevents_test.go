@@ -22,7 +22,7 @@ var update = flag.Bool("update", false, "write the golden files of testdata/reco
 // created and committed differ in every digit that a record could mix up.
 var (
 	created   = time.Date(2026, 3, 1, 13, 14, 15, 120_000_000, time.FixedZone("", 2*60*60))
-	committed = time.Date(2026, 3, 2, 3, 4, 5, 678_901_000, time.UTC)
+	committed = time.Date(2026, 3, 2, 3, 4, 5, 678_901_000, time.UTC).In(time.FixedZone("", -3*60*60))
 )
 
 // order is an event as services write it.

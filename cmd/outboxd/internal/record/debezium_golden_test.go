@@ -254,9 +254,9 @@ func TestDebeziumPoison(t *testing.T) {
 func TestDebeziumRouteThatDoesNotMatch(t *testing.T) {
 	f := mustFormat(t, record.Options{
 		Style: record.DebeziumRouter, Topic: "x.{1}",
-		Debezium: record.Debezium{RouteRegex: "a(b)?"},
+		Debezium: record.Debezium{RouteRegex: "a(b)?|c"},
 	})
-	for aggregateType, want := range map[string]string{"ab": "x.b", "a": "x.", "abc": "abc", "cab": "cab"} {
+	for aggregateType, want := range map[string]string{"ab": "x.b", "a": "x.", "c": "x.", "abc": "abc", "cab": "cab"} {
 		ev := &record.Event{ID: []byte("1"), AggregateID: []byte("k"), AggregateType: []byte(aggregateType)}
 		r, err := f.Record(ev, new(record.Arena))
 		if err != nil {

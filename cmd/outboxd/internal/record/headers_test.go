@@ -62,6 +62,7 @@ func TestParseHeadersErrors(t *testing.T) {
 		{`{"a":"\x"}`, `want an escape at position 7`},
 		{`{"a":"\u12g4"}`, `want an escape at position 7`},
 		{"{\"a\":\"\n\"}", "want no control character in a string at position 7"},
+		{"{\"a\":\"\x1f\"}", "want no control character in a string at position 7"},
 		{`{"a":{"b":1}`, "want ',' or '}' after a value, found the end"},
 		{`{"a":{"b":1`, "want the end of a nested value"},
 		{`{"a":["]}`, "want the end of a string"},

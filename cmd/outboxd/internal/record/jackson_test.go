@@ -12,7 +12,7 @@ import (
 func FuzzJackson(f *testing.F) {
 	f.Add([]byte("text 'q' \"dq\" \\ back ü 漢 \U0001F389"))
 	f.Add([]byte("\x00\x07\b\t\n\v\f\r\x1f\x7f"))
-	f.Add([]byte("\xff\xed\xa0\x80\U0010FFFF"))
+	f.Add([]byte("\xff\xed\xa0\x80\uFFFF\U00010000\U0010FFFF"))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		got := appendJackson(nil, text)
 		if len(got) != jacksonLen(text) {

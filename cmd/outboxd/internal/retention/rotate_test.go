@@ -87,14 +87,14 @@ func (o *outbox) rotate(t *testing.T, want retention.Outcome) retention.Result {
 	return result
 }
 
-// awaitBlocked polls until somebody in the database waits for a lock.
-func awaitBlocked(t *testing.T, conn *pgx.Conn) {
+// awaitBlocked polls until somebody in the database waits for a lock on what.
+func awaitBlocked(t *testing.T, conn *pgx.Conn, what string) {
 	t.Helper()
 	deadline := time.Now().Add(10 * time.Second)
 	for {
 		var blocked bool
 		err := conn.QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM pg_locks l JOIN pg_database d ON d.oid = l.database
-			WHERE NOT l.granted AND d.datname = current_database())`).Scan(&blocked)
+			WHERE NOT l.granted AND d.datname = current_database() AND l.locktype = $1)`, what).Scan(&blocked)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -173,14 +173,20 @@ func TestRotateWithoutWitness(t *testing.T) {
 	o.rotate(t, retention.Behind)
 }
 
-// A witness that is one byte short of the mark is behind.
+// A witness that is one byte short of the mark is behind, and one that is at it
+// is not.
 func TestRotateComparesWithTheMark(t *testing.T) {
 	o := newOutbox(t)
-	// Nothing writes WAL between these two but the mark, which writes none.
-	before := o.text(t, "SELECT pg_current_wal_insert_lsn()::text")
-	o.rotate(t, retention.Marked)
-	exec(t, o.Conn, "UPDATE outboxd.witness SET acked_lsn = pg_lsn '"+before+"' - 1")
+	lsn := func() string { return o.text(t, "SELECT pg_current_wal_insert_lsn()::text") }
+	mark := lsn()
+	for o.rotate(t, retention.Marked); mark != lsn(); o.rotate(t, retention.Marked) {
+		// The server itself wrote something meanwhile.
+		o.rotator, mark = retention.NewRotator("public.outbox"), lsn()
+	}
+	exec(t, o.Conn, "UPDATE outboxd.witness SET acked_lsn = pg_lsn '"+mark+"' - 1")
 	o.rotate(t, retention.Behind)
+	exec(t, o.Conn, "UPDATE outboxd.witness SET acked_lsn = '"+mark+"'")
+	o.rotate(t, retention.Truncated)
 }
 
 // Somebody writes into the oldest bucket after the mark: the row has not been
@@ -198,13 +204,23 @@ func TestRotateSeesLateRow(t *testing.T) {
 	}
 }
 
-// The same by a transaction that got its xid, and the row's seq, before rows
-// that the mark covers.
+// The same by a transaction that got its xid, and the row's seq, before the
+// mark: it is the oldest that runs, and maybe older than rows that the mark
+// covers.
 func TestRotateSeesLateRowOfOldTransaction(t *testing.T) {
+	for name, between := range map[string]func(*outbox, *testing.T){
+		"oldest of all":            func(*outbox, *testing.T) {},
+		"older than rows that are": (*outbox).fill,
+	} {
+		t.Run(name, func(t *testing.T) { lateRow(t, between) })
+	}
+}
+
+func lateRow(t *testing.T, between func(*outbox, *testing.T)) {
 	o := newOutbox(t)
 	writer := dial(t, o.url)
 	exec(t, writer, "BEGIN; SELECT pg_current_xact_id(); SELECT nextval(pg_get_serial_sequence('outbox', 'seq'))")
-	o.fill(t)
+	between(o, t)
 	b := bucket(t, o.rotate(t, retention.Marked))
 	exec(t, writer, strings.Replace(insert, "bucket)", "seq, bucket) OVERRIDING SYSTEM VALUE", 1)+
 		fmt.Sprintf("currval(pg_get_serial_sequence('outbox', 'seq')), %d; COMMIT", b))
@@ -215,10 +231,13 @@ func TestRotateSeesLateRowOfOldTransaction(t *testing.T) {
 // Rows of a dump keep the xids of the cluster that wrote them.
 func TestRotateRestoredRows(t *testing.T) {
 	o := newOutbox(t)
-	exec(t, o.Conn, "TRUNCATE outbox; "+strings.Replace(insert, "bucket)", "xid, bucket)", 1)+"'999999999999', b FROM generate_series(0, 7) b")
+	restore := strings.Replace(insert, "bucket)", "xid, bucket)", 1) + "'999999999999', b FROM generate_series(0, 7) b"
+	exec(t, o.Conn, "TRUNCATE outbox; "+restore)
 	o.rotate(t, retention.Marked)
 	o.relay(t)
 	o.rotate(t, retention.Truncated)
+	exec(t, o.Conn, restore)
+	o.rotate(t, retention.Marked) // what was proven of the rows before says nothing of these
 }
 
 func TestRotateGivesWayToWriter(t *testing.T) {
@@ -247,13 +266,67 @@ func TestRotateGivesWayToReader(t *testing.T) {
 		result, _ := o.rotator.Rotate(context.Background(), o.Conn)
 		done <- result.Outcome
 	}()
-	awaitBlocked(t, writer)
+	awaitBlocked(t, writer, "relation")
 	exec(t, writer, "SET lock_timeout = '1ms'; SELECT outboxd.publish('order', '7', 'OrderPlaced', '{}')")
 	if outcome := <-done; outcome != retention.Busy {
 		t.Fatalf("got %s, want busy", outcome)
 	}
 	exec(t, reader, "COMMIT")
 	o.rotate(t, retention.Truncated)
+}
+
+// A mark is of one partition. When the next one's turn has come before the
+// first was emptied, it proves nothing.
+func TestRotateForgetsMarkOfAnotherPartition(t *testing.T) {
+	o := newOutbox(t)
+	marked := bucket(t, o.rotate(t, retention.Marked))
+	ring, _, err := retention.Read(t.Context(), o.Conn, "public.outbox")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for now := time.Now().Unix(); ring.Oldest(now) == marked; {
+		ring.Width += time.Hour // as if time had passed
+	}
+	exec(t, o.Conn, fmt.Sprintf("UPDATE outboxd.ring SET width_seconds = %d", int(ring.Width.Seconds())))
+	if b := bucket(t, o.rotate(t, retention.Marked)); b == marked {
+		t.Fatalf("bucket %d was marked again", b)
+	}
+	o.rotate(t, retention.Behind)
+	o.relay(t)
+	o.rotate(t, retention.Truncated)
+}
+
+// A reader of the partition waits for a third, who waits for us. We are the ones
+// to give up.
+func TestRotateGivesWayInDeadlock(t *testing.T) {
+	o := newOutbox(t)
+	b := bucket(t, o.rotate(t, retention.Marked))
+	o.relay(t)
+	reader, third, watch := dial(t, o.url), dial(t, o.url), dial(t, o.url)
+	exec(t, third, "SET deadlock_timeout = '1h'; BEGIN; SELECT pg_advisory_xact_lock(1)")
+	exec(t, reader, "SET deadlock_timeout = '1h'; BEGIN; SELECT count(*) FROM outbox")
+	done := make(chan error, 3)
+	later := func(conn *pgx.Conn, sql string) {
+		_, err := conn.PgConn().Exec(context.Background(), sql).ReadAll()
+		done <- err
+	}
+	go later(reader, "SELECT pg_advisory_xact_lock(1); COMMIT")
+	awaitBlocked(t, watch, "advisory")
+	go func() {
+		result, err := o.rotator.Rotate(context.Background(), o.Conn)
+		if err == nil && result.Outcome != retention.Busy {
+			err = fmt.Errorf("Rotate: got %s, want busy", result.Outcome)
+		}
+		done <- err
+	}()
+	awaitBlocked(t, watch, "relation")
+	go later(third, fmt.Sprint(insert, b)+"; COMMIT")
+	for range 3 {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+	o.rotate(t, retention.Marked)
 }
 
 func TestRotatePlainTable(t *testing.T) {

@@ -38,7 +38,7 @@ type demo struct {
 	services *services
 	events   *pgxpool.Pool // reads the event table, as the superuser
 	ledger   *ledger
-	relays   []*relay
+	relay    *relay
 	buyers   *buyers
 	crew     *crew
 	closers  []func() // run last to first, when the crew is home
@@ -58,8 +58,8 @@ func Run(ctx context.Context, o Options) error {
 	}
 	fail(err)
 	d.crew.wait()
-	for _, r := range d.relays {
-		r.kill() // unless it was stopped in order
+	if d.relay != nil {
+		d.relay.kill() // unless it was stopped in order
 	}
 	for _, closer := range slices.Backward(d.closers) {
 		closer()
@@ -79,7 +79,7 @@ func (d *demo) play(ctx context.Context) error {
 }
 
 // raise starts the services, prepares the database as an administrator would,
-// and lets the contexts and the relays begin.
+// and lets the contexts and the relay begin.
 func (d *demo) raise(ctx context.Context) error {
 	dir, err := os.MkdirTemp("", "outboxd-demo-")
 	if err != nil {
@@ -107,34 +107,31 @@ func (d *demo) raise(ctx context.Context) error {
 		return err
 	}
 	d.closers = append(d.closers, d.events.Close)
-	for _, p := range d.services.pipelines() {
-		d.screen.say("outboxd setup --pipeline %s", p.name)
-		if err := p.setup(ctx, binary, d.services.admin); err != nil {
-			return err
-		}
-		d.relays = append(d.relays, newRelay(p, binary, d.services.relay, d.crew.fail))
+	outboxd, err := d.services.invocation(dir)
+	if err != nil {
+		return err
 	}
+	d.screen.say("outboxd setup %s", outboxd.title)
+	if err := outboxd.setUp(ctx, binary); err != nil {
+		return err
+	}
+	d.relay = newRelay(outboxd, binary, d.crew.fail)
 	address, err := d.open(ctx)
 	if err != nil {
 		return err
 	}
 	d.buyers = newBuyers(address)
 	d.screen.say("the shop is open: curl %s/orders/1, %[1]s/stock/tea, %[1]s/audit/1", address)
-	return d.startRelays()
+	return d.startRelay()
 }
 
-func (d *demo) startRelays() error {
-	for _, r := range d.relays {
-		d.screen.say("outboxd run --pipeline %s", r.name)
-		if err := r.start(); err != nil {
-			return err
-		}
-	}
-	return nil
+func (d *demo) startRelay() error {
+	d.screen.say("outboxd run %s", d.relay.title)
+	return d.relay.start()
 }
 
 const (
-	// deadTime is how long the relays stay dead: long enough to see that the
+	// deadTime is how long the relay stays dead: long enough to see that the
 	// shop does not mind.
 	deadTime = 2 * time.Second
 	// settleTime is how long after the last order everything has to be at rest.
@@ -144,7 +141,7 @@ const (
 	drainTime = 30 * time.Second
 )
 
-// trade lets customers come, and kills the relays when half of them were here.
+// trade lets customers come, and kills the relay when half of them were here.
 func (d *demo) trade(ctx context.Context) error {
 	closing, cancel := context.WithTimeout(ctx, d.Duration)
 	defer cancel()
@@ -155,23 +152,21 @@ func (d *demo) trade(ctx context.Context) error {
 	return errors.Join(err, <-gone)
 }
 
-// accident is kill -9 of the relays, in the middle of everything.
+// accident is kill -9 of the relay, in the middle of everything.
 func (d *demo) accident(ctx context.Context) error {
 	if err := pause(ctx, d.Duration/2); err != nil {
 		return err
 	}
-	for _, r := range d.relays {
-		d.screen.say("kill -9: outboxd, pipeline %s", r.name)
-		r.kill()
-	}
+	d.screen.say("kill -9: outboxd run %s", d.relay.title)
+	d.relay.kill()
 	if err := pause(ctx, min(deadTime, d.Duration/4)); err != nil {
 		return err
 	}
-	return d.startRelays()
+	return d.startRelay()
 }
 
 // settle waits until every context has consumed all that was written for it,
-// stops the relays in order, and waits until nothing more comes: a duplicate or
+// stops the relay in order, and waits until nothing more comes: a duplicate or
 // an invention would come late.
 func (d *demo) settle(ctx context.Context) error {
 	d.screen.say("the shop is closed; waiting for the last events")
@@ -189,11 +184,9 @@ func (d *demo) settle(ctx context.Context) error {
 	}
 	draining, cancel := context.WithTimeout(ctx, drainTime)
 	defer cancel()
-	for _, r := range d.relays {
-		d.screen.say("SIGTERM: outboxd, pipeline %s", r.name)
-		if err := r.stop(draining); err != nil {
-			return err
-		}
+	d.screen.say("SIGTERM: outboxd run %s", d.relay.title)
+	if err := d.relay.stop(draining); err != nil {
+		return err
 	}
 	for before := -1; before != d.ledger.total(); {
 		before = d.ledger.total()

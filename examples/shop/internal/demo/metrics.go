@@ -28,26 +28,26 @@ func (r *relay) ask() {
 		return
 	}
 	defer resp.Body.Close()
-	counts := readPublished(resp.Body)
+	found := readPublished(resp.Body)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.cmd == cmd { // it may have been killed and started again meanwhile
-		r.current = counts
+		r.current = found
 	}
 }
 
 // published is a line of the metric that counts published events.
-var published = regexp.MustCompile(`^outboxd_events_published_total\{destination="([^"]*)"\} (\S+)`)
+var published = regexp.MustCompile(`^outboxd_events_published_total\{destination="([^"]*)",pipeline="([^"]*)"\} (\S+)`)
 
-// readPublished reads the counters of published events, by destination.
-func readPublished(metrics io.Reader) map[string]int {
-	counts := map[string]int{}
+// readPublished reads the counters of published events.
+func readPublished(metrics io.Reader) counts {
+	found := counts{}
 	lines := bufio.NewScanner(metrics)
 	for lines.Scan() {
 		if m := published.FindStringSubmatch(lines.Text()); m != nil {
-			n, _ := strconv.ParseFloat(m[2], 64) // large counts are written as 1e+06
-			counts[m[1]] = int(n)
+			n, _ := strconv.ParseFloat(m[3], 64) // large counts are written as 1e+06
+			found[target{m[2], m[1]}] = int(n)
 		}
 	}
-	return counts
+	return found
 }

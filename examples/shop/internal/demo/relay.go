@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"maps"
 	"os/exec"
 	"regexp"
 	"strings"
@@ -13,24 +12,29 @@ import (
 	"syscall"
 )
 
-// relay is an outboxd run of one pipeline that can be killed and started again.
+// relay is an outboxd run that can be killed and started again.
 type relay struct {
-	pipeline
-	binary   string
-	database string
-	failed   func(error) // told of an end that nobody asked for
+	invocation
+	binary string
+	failed func(error) // told of an end that nobody asked for
 
 	mu      sync.Mutex // guards all below
 	cmd     *exec.Cmd  // nil while none runs that should
 	exited  chan struct{}
-	metrics string         // URL, empty until it is known
-	log     []string       // its last lines
-	current map[string]int // events that this life published, by destination
-	before  map[string]int // those of the lives before
+	metrics string   // URL, empty until it is known
+	log     []string // its last lines
+	current counts   // events that this life published
+	before  counts   // those of the lives before
 }
 
-func newRelay(p pipeline, binary, database string, failed func(error)) *relay {
-	return &relay{pipeline: p, binary: binary, database: database, failed: failed, before: map[string]int{}}
+// counts are numbers of events by where they went.
+type counts map[target]int
+
+// target is a destination of a pipeline.
+type target struct{ pipeline, destination string }
+
+func newRelay(i invocation, binary string, failed func(error)) *relay {
+	return &relay{invocation: i, binary: binary, failed: failed, before: counts{}}
 }
 
 // logLines is how much of a relay's log is kept for the error that ends it.
@@ -38,8 +42,7 @@ const logLines = 20
 
 // start begins the relay's next life.
 func (r *relay) start() error {
-	args := append([]string{"run", "--database", r.database, "--pipeline", r.name, "--metrics", "127.0.0.1:0"}, r.flags...)
-	cmd := exec.Command(r.binary, args...)
+	cmd := exec.Command(r.binary, append([]string{"run", "--metrics", "127.0.0.1:0"}, r.run...)...)
 	cmd.Env = environment()
 	// The pipe is also what ends the relay when we are killed: PostgreSQL goes
 	// then, the relay wants to tell that, and SIGPIPE is the answer.
@@ -88,7 +91,7 @@ func (r *relay) ended(cmd *exec.Cmd, err error) {
 	unasked, log := r.cmd == cmd, strings.Join(r.log, "\n")
 	r.mu.Unlock()
 	if unasked {
-		r.failed(fmt.Errorf("outboxd run --pipeline %s ended (%v):\n%s", r.name, err, log))
+		r.failed(fmt.Errorf("outboxd run %s ended (%v):\n%s", r.title, err, log))
 	}
 }
 
@@ -98,8 +101,8 @@ func (r *relay) leave() (*exec.Cmd, chan struct{}) {
 	defer r.mu.Unlock()
 	cmd := r.cmd
 	r.cmd = nil
-	for destination, n := range r.current {
-		r.before[destination] += n
+	for target, n := range r.current {
+		r.before[target] += n
 	}
 	r.current = nil
 	return cmd, r.exited
@@ -132,29 +135,36 @@ func (r *relay) stop(ctx context.Context) error {
 		<-exited
 	}
 	if cmd.ProcessState.ExitCode() != 0 {
-		return fmt.Errorf("outboxd run --pipeline %s did not end in order on SIGTERM: %s", r.name, cmd.ProcessState)
+		return fmt.Errorf("outboxd run %s did not end in order on SIGTERM: %s", r.title, cmd.ProcessState)
 	}
 	return nil
 }
 
-// relayState is what people see of a relay.
+// relayState is what people see of a pipeline.
 type relayState struct {
 	name      string
-	pid       int            // 0: none runs
+	pid       int            // of the relay; 0: none runs
 	published map[string]int // by destination, in all lives
 }
 
-// state asks the relay how far it is.
-func (r *relay) state() relayState {
+// states asks the relay how far each pipeline is.
+func (r *relay) states() []relayState {
 	r.ask()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	s := relayState{name: r.name, published: maps.Clone(r.before)}
-	for destination, n := range r.current {
-		s.published[destination] += n
+	list := make([]relayState, len(r.pipelines))
+	for i, name := range r.pipelines {
+		list[i] = relayState{name: name, published: map[string]int{}}
+		for _, life := range [...]counts{r.before, r.current} {
+			for target, n := range life {
+				if target.pipeline == name {
+					list[i].published[target.destination] += n
+				}
+			}
+		}
+		if r.cmd != nil {
+			list[i].pid = r.cmd.Process.Pid
+		}
 	}
-	if r.cmd != nil {
-		s.pid = r.cmd.Process.Pid
-	}
-	return s
+	return list
 }

@@ -43,12 +43,12 @@ func TestRelayEnds(t *testing.T) {
 	const sleeping = `trap 'exit %' TERM; echo up >&2; while :; do sleep 0.05; done`
 	t.Run("by itself", func(t *testing.T) {
 		failed := make(chan error, 1)
-		r := newRelay(pipeline{name: "kafka"}, script(t, `echo "slot is missing: $*" >&2; exit 78`), "postgres://db", func(err error) { failed <- err })
+		r := newRelay(invocation{title: "--pipeline kafka", run: []string{"--pipeline", "kafka"}}, script(t, `echo "slot is missing: $*" >&2; exit 78`), func(err error) { failed <- err })
 		if err := r.start(); err != nil {
 			t.Fatal(err)
 		}
 		err := <-failed
-		for _, want := range []string{"exit status 78", "slot is missing: run --database postgres://db --pipeline kafka --metrics 127.0.0.1:0"} {
+		for _, want := range []string{"exit status 78", "outboxd run --pipeline kafka ended", "slot is missing: run --metrics 127.0.0.1:0 --pipeline kafka"} {
 			if !strings.Contains(err.Error(), want) {
 				t.Errorf("%v: want %q", err, want)
 			}
@@ -56,7 +56,7 @@ func TestRelayEnds(t *testing.T) {
 	})
 	for code, ok := range map[string]bool{"0": true, "1": false} {
 		t.Run("on SIGTERM with "+code, func(t *testing.T) {
-			r := newRelay(pipeline{name: "kafka"}, script(t, strings.Replace(sleeping, "%", code, 1)), "", func(err error) { t.Error(err) })
+			r := newRelay(invocation{}, script(t, strings.Replace(sleeping, "%", code, 1)), func(err error) { t.Error(err) })
 			if err := r.start(); err != nil {
 				t.Fatal(err)
 			}
@@ -70,7 +70,7 @@ func TestRelayEnds(t *testing.T) {
 		})
 	}
 	t.Run("not on SIGTERM", func(t *testing.T) {
-		r := newRelay(pipeline{name: "kafka"}, script(t, `trap '' TERM; echo up >&2; while :; do sleep 0.05; done`), "", func(err error) { t.Error(err) })
+		r := newRelay(invocation{}, script(t, `trap '' TERM; echo up >&2; while :; do sleep 0.05; done`), func(err error) { t.Error(err) })
 		if err := r.start(); err != nil {
 			t.Fatal(err)
 		}
@@ -82,13 +82,13 @@ func TestRelayEnds(t *testing.T) {
 		}
 	})
 	t.Run("on kill -9, and lives again", func(t *testing.T) {
-		r := newRelay(pipeline{name: "kafka"}, script(t, strings.Replace(sleeping, "%", "0", 1)), "", func(err error) { t.Error(err) })
+		r := newRelay(invocation{pipelines: []string{"kafka"}}, script(t, strings.Replace(sleeping, "%", "0", 1)), func(err error) { t.Error(err) })
 		r.kill() // which does nothing yet
 		for range 2 {
 			if err := r.start(); err != nil {
 				t.Fatal(err)
 			}
-			pid := r.state().pid
+			pid := r.states()[0].pid
 			if err := syscall.Kill(pid, 0); err != nil {
 				t.Errorf("process %d: %v", pid, err)
 			}
@@ -96,7 +96,7 @@ func TestRelayEnds(t *testing.T) {
 			if err := syscall.Kill(pid, 0); err != syscall.ESRCH {
 				t.Errorf("process %d after the kill: %v", pid, err)
 			}
-			if got := r.state().pid; got != 0 {
+			if got := r.states()[0].pid; got != 0 {
 				t.Errorf("state shows process %d after the kill", got)
 			}
 		}
@@ -105,20 +105,20 @@ func TestRelayEnds(t *testing.T) {
 
 // What a life of the relay published last stays in the sum.
 func TestRelayCountsAllItsLives(t *testing.T) {
-	r := newRelay(pipeline{name: "kafka"}, script(t, `exec sleep 60`), "", func(err error) { t.Error(err) })
+	r := newRelay(invocation{pipelines: []string{"kafka", "rabbitmq"}}, script(t, `exec sleep 60`), func(err error) { t.Error(err) })
 	for life := 1; life <= 2; life++ {
 		if err := r.start(); err != nil {
 			t.Fatal(err)
 		}
 		r.mu.Lock()
-		r.current = map[string]int{"outbox.event.order": 10}
+		r.current = counts{{"kafka", "outbox.event.order"}: 10, {"rabbitmq", "outbox.event.order"}: 3}
 		r.mu.Unlock()
-		if got := r.state().of("order"); got != 10*life {
-			t.Errorf("life %d: %d orders, want %d", life, got, 10*life)
-		}
-		r.kill()
-		if got := r.state().of("order"); got != 10*life {
-			t.Errorf("after life %d: %d orders, want %d", life, got, 10*life)
+		for _, when := range []string{"in", "after"} {
+			states := r.states()
+			if got := [...]int{states[0].of("order"), states[1].of("order")}; got != [...]int{10 * life, 3 * life} {
+				t.Errorf("%s life %d: %d orders, want 10 and 3 a life", when, life, got)
+			}
+			r.kill()
 		}
 	}
 }
@@ -126,11 +126,11 @@ func TestRelayCountsAllItsLives(t *testing.T) {
 func TestReadPublished(t *testing.T) {
 	got := readPublished(strings.NewReader(`# HELP outboxd_events_published_total Events acked by the broker.
 # TYPE outboxd_events_published_total counter
-outboxd_events_published_total{destination="outbox.event.order"} 1.234567e+06
-outboxd_events_published_total{destination="reservation.confirmed"} 7
+outboxd_events_published_total{destination="outbox.event.order",pipeline="kafka"} 1.234567e+06
+outboxd_events_published_total{destination="reservation.confirmed",pipeline="rabbitmq"} 7
 outboxd_events_received_total 9
 `))
-	want := map[string]int{"outbox.event.order": 1234567, "reservation.confirmed": 7}
+	want := counts{{"kafka", "outbox.event.order"}: 1234567, {"rabbitmq", "reservation.confirmed"}: 7}
 	if !maps.Equal(got, want) {
 		t.Errorf("%v, want %v", got, want)
 	}

@@ -2,6 +2,7 @@ package demo
 
 import (
 	"crypto/sha256"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -93,5 +94,38 @@ func TestDuplicatesCountOnce(t *testing.T) {
 	}
 	if want := "duplicates 1\n"; !v.clean() || !strings.Contains(v.String(), want) {
 		t.Errorf("want %q:\n%s", want, v)
+	}
+}
+
+// A kill explains so many duplicates, and so few of them behind later work.
+func TestVerdictBounds(t *testing.T) {
+	var events []event
+	var once []checker.Delivered
+	for i := range inFlight + 2 {
+		e := event{fmt.Sprint(i), "order", "1", "{}"}
+		events = append(events, e)
+		once = append(once, checker.Delivered{ID: e.ID, Domain: "order/1", Position: fmt.Sprintf("%08d", i), Sum: sha256.Sum256([]byte(e.Payload))})
+	}
+	// Each of the first n comes last behind the last delivery of the one after it.
+	backwards := func(n int) []checker.Delivered {
+		again := slices.Clone(once[:n])
+		slices.Reverse(again)
+		return slices.Concat(once, again)
+	}
+	both := station{name: "audit", consumes: []string{"order"}, witness: true}
+	for _, c := range []struct {
+		name     string
+		consumed []checker.Delivered
+		clean    bool
+	}{
+		{"all in flight, in order", slices.Concat(once, once), true},
+		{"more than a second", slices.Concat(once, once, once), false},
+		{"last deliveries in flight", backwards(inFlight), true},
+		{"one more", backwards(inFlight + 1), false},
+	} {
+		v := verdict{{both, both.judge(events, c.consumed)}}
+		if v.clean() != c.clean {
+			t.Errorf("%s: clean %t, want %t: %s", c.name, v.clean(), c.clean, v[0])
+		}
 	}
 }

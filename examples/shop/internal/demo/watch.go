@@ -64,9 +64,7 @@ func (d *demo) show(ctx context.Context, opened time.Time) error {
 	shot := snapshot{
 		elapsed: time.Since(opened), duration: d.Duration,
 		placed: d.buyers.placed.Load(), refused: d.buyers.refused.Load(),
-	}
-	for _, r := range d.relays {
-		shot.relays = append(shot.relays, r.state())
+		relays: d.relay.states(),
 	}
 	for _, s := range d.stations {
 		r := row{station: s, consumed: d.ledger.distinct(s.name)}
