@@ -91,3 +91,22 @@ func TestQueueSkips(t *testing.T) {
 		t.Errorf("%d events in flight, want 2: those at 200 and 500", n)
 	}
 }
+
+// Positions of another epoch, and what was passed, are skipped no more.
+func TestSkipIsOfItsEpoch(t *testing.T) {
+	p := Position{Epoch: 2, Commit: 0x200, Ordinal: 1}
+	for name, tt := range map[string]struct {
+		w    witness
+		want bool
+	}{
+		"ahead":                 {witness{epoch: 2, skip: p.String(), acked: progress{confirm: 0x100}}, true},
+		"right ahead":           {witness{epoch: 2, skip: p.String(), acked: progress{confirm: 0x100, commit: 0x200, events: 1}}, true},
+		"passed":                {witness{epoch: 2, skip: p.String(), acked: progress{confirm: 0x100, commit: 0x200, events: 2}}, false},
+		"another epoch":         {witness{epoch: 3, skip: p.String(), acked: progress{confirm: 0x100}}, false},
+		"nothing to be skipped": {witness{epoch: 2, acked: progress{confirm: 0x100}}, false},
+	} {
+		if got := tt.w.toSkip(); (got != nil) != tt.want || got != nil && *got != p {
+			t.Errorf("%s: skip %v", name, got)
+		}
+	}
+}
