@@ -72,6 +72,7 @@ matrix-long: ## Run those faults that take longer, and write docs/robustness.md
 lint: bin/golangci-lint-$(GOLANGCI_LINT_VERSION) mod-check ## Check format, vet, static analysis and go.mod
 	$< run
 	$< run --build-tags embedded
+	$< run --build-tags long
 
 # Built with the installed Go: a linter older than the language does not parse it.
 bin/golangci-lint-$(GOLANGCI_LINT_VERSION):
@@ -91,6 +92,11 @@ mod-check: ## Check that go.mod and go.sum are tidy and the modules unchanged
 kills: services ## Kill the relay N times with SIGKILL (N=1000 BROKER=Kafka|RabbitMQ SEED=1)
 	OUTBOXD_KILLS=$(or $(N),100) OUTBOXD_SEED=$(or $(SEED),1) go run ./internal/devenv/cmd/services \
 		go test -count=1 -timeout 4h -v -run 'TestKillLoop/$(BROKER)' ./cmd/outboxd/e2e
+
+.PHONY: soak
+soak: services build ## Random faults for TIME (TIME=2h BROKER=Kafka|RabbitMQ SEED=1)
+	OUTBOXD_SOAK=$(or $(TIME),10m) OUTBOXD_SEED=$(or $(SEED),1) go run ./internal/devenv/cmd/services -only postgres \
+		go test -tags long -count=1 -timeout 24h -v -run 'TestSoak/$(BROKER)' ./cmd/outboxd/e2e
 
 .PHONY: demo
 demo: ## Run the shop (BROKERS=real: real Kafka and RabbitMQ)

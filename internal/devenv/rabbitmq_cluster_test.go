@@ -4,6 +4,7 @@ package devenv_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -28,7 +29,8 @@ func TestRabbitMQCluster(t *testing.T) {
 	}{
 		{"stopped", func(n *devenv.RabbitMQNode) error { return n.Stop(ctx) }, func(n *devenv.RabbitMQNode) error { return n.Start(ctx) }},
 		{"killed", (*devenv.RabbitMQNode).Kill, func(n *devenv.RabbitMQNode) error { return n.Start(ctx) }},
-		{"frozen", (*devenv.RabbitMQNode).Freeze, (*devenv.RabbitMQNode).Thaw},
+		// Not thawed: this version was seen to stay divided after that.
+		{"frozen", (*devenv.RabbitMQNode).Freeze, func(n *devenv.RabbitMQNode) error { return errors.Join(n.Kill(), n.Start(ctx)) }},
 	} {
 		node, other := r.Nodes()[i], r.Nodes()[(i+1)%3]
 		if err := away.take(node); err != nil {

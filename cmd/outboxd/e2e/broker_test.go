@@ -236,57 +236,6 @@ func underLoad(t *testing.T, o workload.Options, h *workload.History, disturb fu
 	}
 }
 
-// TestKafkaRestarts restarts the broker under load. The client's idempotent
-// producer resolves what it does not know: nothing comes twice.
-func TestKafkaRestarts(t *testing.T) {
-	kafka, err := devenv.StartKafka(t.Context(), devenv.KafkaOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = kafka.Close() })
-	brokerRestarts(t, kafka, newKafkaEnd(t, kafka.Brokers()), 0)
-}
-
-// TestRabbitMQRestarts restarts the broker under load. What was unconfirmed is
-// unknown and is published again.
-func TestRabbitMQRestarts(t *testing.T) {
-	rabbit, err := devenv.StartRabbitMQ(t.Context(), devenv.RabbitMQOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = rabbit.Close() })
-	const window = 5000
-	brokerRestarts(t, rabbit, newRabbitEnd(t, rabbit.URL()), window)
-}
-
-// restarter is a broker that can be stopped and started again.
-type restarter interface {
-	Stop(context.Context) error
-	Start(context.Context) error
-}
-
-// brokerRestarts stops the server of b in good order twice, and allows that many
-// duplicates each time.
-func brokerRestarts(t *testing.T, server restarter, b broker, duplicates int) {
-	s := newSite(t, devtest.Database(t))
-	s.run(b.flags()...).ready()
-	const restarts = 2
-	var h workload.History
-	underLoad(t, mixed(s, b), &h, func() {
-		for range restarts {
-			<-time.After(2 * time.Second)
-			if err := server.Stop(t.Context()); err != nil {
-				t.Fatal(err)
-			}
-			if err := server.Start(t.Context()); err != nil {
-				t.Fatal(err)
-			}
-		}
-		<-time.After(2 * time.Second)
-	})
-	judge(t, &h, b, restarts*duplicates)
-}
-
 // confirmed reports whether the slot is at lsn or beyond.
 func (s *site) confirmed(lsn string) bool {
 	s.t.Helper()

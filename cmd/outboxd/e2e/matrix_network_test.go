@@ -64,6 +64,8 @@ func TestMatrixNetwork(t *testing.T) {
 			expect: "found by the heartbeat, `/readyz` says so; as F54", duplicates: window, stragglers: window, arrange: farRabbitMQ, inject: silentRabbitMQ(wire{frozen: true}, wire{frozen: true})},
 		{id: "F58", name: "RabbitMQ: confirms are lost", how: "nothing passes to the relay",
 			expect: "as F57", duplicates: window, stragglers: window, arrange: farRabbitMQ, inject: silentRabbitMQ(wire{}, wire{frozen: true})},
+		{id: "F58c", name: "RabbitMQ: 1 s for each answer", how: "1 s delay to the relay",
+			expect: "as F58b; a key has one event a second", arrange: farRabbitMQ, inject: brokerSlow(wire{}, wire{delay: time.Second})},
 		{id: "F58b", name: "RabbitMQ: 64 kbit/s", how: "8,000 bytes a second to the broker",
 			expect: "slow, what is in flight stays bounded, the session with PostgreSQL stays", arrange: farRabbitMQ, inject: brokerSlow(wire{rate: 8000}, wire{})},
 	})

@@ -136,6 +136,8 @@ func TestMatrixPostgres(t *testing.T) {
 			}},
 		{id: "F30b", name: "no walsender left", how: "all of `max_wal_senders` in use when the relay comes back",
 			expect: "retried; `/readyz` says why", arrange: ownServer("", map[string]string{"max_wal_senders": "2"}), inject: noWalsender},
+		{id: "F30c", name: "no connection left at all", how: "all of `max_connections` in use when the relay comes back",
+			expect: "retried; `/readyz` says why", arrange: ownServer("", map[string]string{"max_connections": "25"}), inject: noConnection},
 		{id: "F31", name: "disk of the server full", left: "needs a file system of its own, which only root can mount. What keeps the relay from being the cause is F21"},
 		{id: "F32", name: "standby promoted", elsewhere: "cdc TestNewTimelineIsNoGap"},
 		{id: "F33", name: "idle table beside a busy one", elsewhere: "TestIdleOutboxBesideBusyTable"},
@@ -293,6 +295,25 @@ func noWalsender(f *faultRun) {
 		taken = append(taken, conn)
 	}
 	f.start().says(http.StatusServiceUnavailable, "database_unreachable", "max_wal_senders")
+	for _, conn := range taken {
+		if err := conn.Close(f.t.Context()); err != nil {
+			f.t.Fatal(err)
+		}
+	}
+}
+
+// noConnection takes every connection that is not reserved for superusers.
+func noConnection(f *faultRun) {
+	f.relay.term()
+	var taken []*pgconn.PgConn
+	for {
+		conn, err := pgconn.Connect(f.t.Context(), f.site.app)
+		if err != nil {
+			break
+		}
+		taken = append(taken, conn)
+	}
+	f.start().says(http.StatusServiceUnavailable, "database_unreachable", "53300")
 	for _, conn := range taken {
 		if err := conn.Close(f.t.Context()); err != nil {
 			f.t.Fatal(err)

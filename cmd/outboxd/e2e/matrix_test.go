@@ -80,7 +80,7 @@ func (row *fault) run(t *testing.T, result *matrix.Result) {
 		}
 	})
 	v, rss := f.finish(), f.peak()
-	result.Events, result.Duplicates, result.Recovery, result.PeakRSS = v.Written, v.Duplicates, f.recovery, rss
+	result.Events, result.Duplicates, result.Recovery, result.PeakRSS, result.Gap = v.Written, v.Duplicates, f.recovery, rss, f.gaps != nil
 	if !v.OK(row.duplicates, row.stragglers) {
 		t.Errorf("at most %d duplicates and %d stragglers allowed\n%s", row.duplicates, row.stragglers, v)
 	}

@@ -29,6 +29,9 @@ type Result struct {
 	Left string `json:"left,omitempty"`
 
 	Passed bool `json:"passed"`
+	// Gap: the fault made a gap, at which the relay stopped and which somebody
+	// accepted. What was written in it may be missing at the broker.
+	Gap bool `json:"gap,omitempty"`
 	// Events is how many were committed, Duplicates how many deliveries were
 	// beyond the first, Allowed how many may be.
 	Events     int `json:"events"`

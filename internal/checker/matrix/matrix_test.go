@@ -15,7 +15,7 @@ var results = []matrix.Result{
 	{Group: "PostgreSQL", ID: "F20", Fault: "slot dropped", How: "`a | b`", Expect: "exit 78", Passed: true, Events: 1000, Duplicates: 2, Allowed: 5, Recovery: 1234 * time.Millisecond, PeakRSS: 40<<20 + 1},
 	{Group: "PostgreSQL", ID: "F9b", Fault: "second"},
 	{Group: "PostgreSQL", ID: "F9", Fault: "first", Elsewhere: "TestFirst"},
-	{Group: "Relay", ID: "F1", Fault: "killed", Passed: true},
+	{Group: "Relay", ID: "F1", Fault: "killed", Passed: true, Gap: true},
 	{Group: "Relay", ID: "F9", Fault: "reload", Left: "there is none"},
 }
 
@@ -46,14 +46,14 @@ func TestWrite(t *testing.T) {
 	if err := matrix.Write(&page, results, 2); err != nil {
 		t.Fatal(err)
 	}
-	_, got, _ := strings.Cut(page.String(), "This run: ")
+	_, got, _ := strings.Cut(page.String(), "The last runs: ")
 	want := `2 cores, 2 of 3 rows held.
 
 ## Relay
 
 | | fault | injected by | expected | result | duplicates | recovery | RSS |
 |---|---|---|---|---|---|---|---|
-| F1 | killed |  |  | held | 0 of 0 (0) |  |  |
+| F1 | killed |  |  | held, gap named | 0 of 0 (0) |  |  |
 
 ## PostgreSQL
 

@@ -1,0 +1,208 @@
+//go:build long && !embedded
+
+package e2e_test
+
+import (
+	"math/rand/v2"
+	"net/url"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/outboxd/outboxd/internal/checker/workload"
+	"github.com/outboxd/outboxd/internal/devenv"
+)
+
+// TestSoak breaks things at random for as long as OUTBOXD_SOAK says, to Kafka or
+// to RabbitMQ, and judges everything that happened. The seed decides which
+// faults come in which order; the moments are the machine's.
+func TestSoak(t *testing.T) {
+	t.Run("Kafka", func(t *testing.T) {
+		kafka, err := devenv.StartKafka(t.Context(), devenv.KafkaOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = kafka.Close() })
+		// A client's idempotence outlives every fault of the broker.
+		soak(t, kafka, newKafkaEnd(t, kafka.Brokers()), 0)
+	})
+	t.Run("RabbitMQ", func(t *testing.T) {
+		rabbit, err := devenv.StartRabbitMQ(t.Context(), devenv.RabbitMQOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = rabbit.Close() })
+		soak(t, rabbit, newRabbitEnd(t, rabbit.URL()), mostInFlight)
+	})
+}
+
+// plague is a fault of the soak: what it does, and what it may repeat.
+type plague struct {
+	name    string
+	inject  func(*soaking)
+	repeats int
+}
+
+// soaking is a soak under way.
+type soaking struct {
+	*faultRun
+	broker node
+	rng    *rand.Rand
+}
+
+// plagues are what can happen to a relay of a broker whose restart repeats so
+// many events.
+func plagues(restart int) []plague {
+	return []plague{
+		{"relay killed", func(s *soaking) { killed(s.faultRun) }, mostRepeated},
+		{"relay stopped", (*soaking).stop, 0},
+		{"relay frozen", (*soaking).freeze, mostInFlight},
+		{"session terminated", func(s *soaking) { s.terminate("true") }, restart},
+		{"server process of the stream frozen", (*soaking).freezeWalsender, mostInFlight},
+		{"PostgreSQL stopped, fast", func(s *soaking) { s.restartDatabase("fast") }, restart},
+		{"PostgreSQL crashed", func(s *soaking) { s.restartDatabase("immediate") }, restart},
+		{"PostgreSQL cut off, no FIN", func(s *soaking) { s.silence(wire{frozen: true}, wire{frozen: true}) }, mostInFlight},
+		{"PostgreSQL does not hear us", func(s *soaking) { s.silence(wire{frozen: true}, wire{}) }, mostInFlight},
+		{"PostgreSQL is not heard", func(s *soaking) { s.silence(wire{}, wire{frozen: true}) }, mostInFlight},
+		{"PostgreSQL far and slow", func(s *soaking) { s.silence(wire{delay: 50 * time.Millisecond, rate: 64_000}, wire{rate: 64_000}) }, restart},
+		{"PostgreSQL reset within a message", (*soaking).cut, restart},
+		{"broker stopped", func(s *soaking) { s.lose(byStop) }, restart},
+		{"broker killed", func(s *soaking) { s.lose(byKill) }, restart},
+		{"broker frozen", func(s *soaking) { s.lose(byFreeze) }, restart},
+		{"large transaction", func(s *soaking) { s.commitMany(20_000) }, 0},
+	}
+}
+
+// warmUp is how many faults come before memory, goroutines and descriptors are
+// compared with: until then caches fill.
+const warmUp = 20
+
+func soak(t *testing.T, broker node, end matrixEnd, restart int) {
+	length, err := time.ParseDuration(os.Getenv("OUTBOXD_SOAK"))
+	if err != nil {
+		t.Fatalf("OUTBOXD_SOAK: %v", err)
+	}
+	seed := uint64(number(t, "OUTBOXD_SEED", 1))
+	t.Logf("%s, seed %d", length, seed)
+	f := &faultRun{t: t, stopLoad: func() {}, end: end}
+	s := &soaking{f, broker, rand.New(rand.NewPCG(seed, seed))}
+	f.load = workload.Options{Seed: seed, Writers: 4, Keys: 20, MaxEvents: 50, Emit: 20, Pause: 40 * time.Millisecond}
+	f.begin(s.arrange)
+	defer func() { f.stopLoad() }()
+	var (
+		faults, repeats int
+		early, late     load
+	)
+	f.end.watch(f.site, func() {
+		list := plagues(restart)
+		for over := time.Now().Add(length); time.Now().Before(over); faults++ {
+			p := list[s.rng.IntN(len(list))]
+			began := time.Now()
+			p.inject(s)
+			f.healed()
+			repeats += p.repeats
+			t.Logf("%4d %s: over after %s", faults, p.name, time.Since(began).Round(time.Millisecond))
+			if faults < warmUp {
+				early = early.max(loadOf(f.relay))
+			} else {
+				late = late.max(loadOf(f.relay))
+			}
+			<-time.After(time.Duration(s.rng.IntN(2000)) * time.Millisecond)
+		}
+	})
+	v := f.finish()
+	if !v.OK(repeats, repeats) {
+		t.Errorf("at most %d duplicates allowed\n%s", repeats, v)
+	}
+	verdict, _, _ := strings.Cut(v.String(), "\n")
+	t.Logf("%d faults, recovery %s at worst, %s", faults, f.recovery.Round(time.Millisecond), verdict)
+	if f.peak() > maxRSS {
+		t.Errorf("peak RSS %d MiB, %d allowed", f.peak()>>20, maxRSS>>20)
+	}
+	if faults > warmUp {
+		late.compare(t, early)
+	}
+}
+
+// arrange gives the soak a server of its own, behind a proxy.
+func (s *soaking) arrange(f *faultRun) {
+	f.t.Helper()
+	ownServer("17", nil)(f)
+	f.site.exec("ALTER ROLE " + f.role() + " SET wal_sender_timeout = '5s'")
+	u, err := url.Parse(f.site.relay)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	f.net = newProxy(f.t, u.Host)
+	u.Host = f.net.addr
+	f.site.relay = u.String()
+}
+
+// while returns after up to so long.
+func (s *soaking) while(longest time.Duration) {
+	<-time.After(time.Duration(s.rng.Int64N(int64(longest))))
+}
+
+func (s *soaking) stop() {
+	if code := s.relay.term(); code != 0 {
+		s.t.Errorf("exit code %d\n%s", code, s.relay.logged())
+	}
+	s.start()
+}
+
+func (s *soaking) freeze() {
+	pid := s.relay.cmd.Process.Pid
+	s.must(syscall.Kill(pid, syscall.SIGSTOP))
+	s.while(10 * time.Second)
+	s.must(syscall.Kill(pid, syscall.SIGCONT))
+}
+
+// freezeWalsender needs a session that streams.
+func (s *soaking) freezeWalsender() {
+	pid := s.signalWalsender(syscall.SIGSTOP)
+	s.while(8 * time.Second)
+	s.must(syscall.Kill(pid, syscall.SIGCONT))
+}
+
+func (s *soaking) restartDatabase(mode string) {
+	s.must(s.server.Stop(s.t.Context(), mode))
+	s.while(3 * time.Second)
+	s.must(s.server.Start(s.t.Context()))
+}
+
+func (s *soaking) silence(up, down wire) {
+	s.net.set(up, down)
+	s.while(10 * time.Second)
+	s.net.set(wire{}, wire{})
+}
+
+func (s *soaking) cut() {
+	s.net.cutAfter(s.rng.Int64N(20_000))
+	eventually(s.t, 30*time.Second, "the connections are cut", s.net.cut)
+}
+
+func (s *soaking) lose(o outage) {
+	s.without(o, func() { s.while(8 * time.Second) }, s.broker)
+}
+
+// load is what a relay uses.
+type load struct{ memory, goroutines, descriptors float64 }
+
+func loadOf(r *relay) load {
+	return load{r.metric("go_memstats_heap_inuse_bytes"), r.metric("go_goroutines"), r.metric("process_open_fds")}
+}
+
+func (l load) max(o load) load {
+	return load{max(l.memory, o.memory), max(l.goroutines, o.goroutines), max(l.descriptors, o.descriptors)}
+}
+
+// compare fails when more is used than once was, by more than chance.
+func (l load) compare(t *testing.T, early load) {
+	t.Helper()
+	t.Logf("heap, goroutines, descriptors: at first %v, then %v", early, l)
+	if l.memory > early.memory*1.5+16<<20 || l.goroutines > early.goroutines+20 || l.descriptors > early.descriptors+20 {
+		t.Error("what the relay uses grows")
+	}
+}
