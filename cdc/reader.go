@@ -89,6 +89,9 @@ func newHolder() string {
 	return fmt.Sprintf("%s, process %d, run %08x", host, os.Getpid(), rand.Uint32())
 }
 
+// Holder is how this process signs the witness.
+func (r *Reader) Holder() string { return r.holder }
+
 // Ack says that the event of token is durably published. Each token at most
 // once; any order, any goroutine, also between sessions.
 func (r *Reader) Ack(token uint64) { r.queue.ack(token) }

@@ -124,9 +124,7 @@ func (o *runOptions) rabbitmq() (broker, error) {
 		config.Unroutable = rabbitmq.Unroutable(o.unroutable)
 	}
 	var problem error
-	if o.unroutable == "park" {
-		problem = errors.New("--unroutable park is not available in this version: choose hold or discard")
-	} else if err := config.Validate(); err != nil {
+	if err := config.Validate(); err != nil {
 		problem = fmt.Errorf("--broker: %w", err)
 	}
 	if err := errors.Join(problem, o.foreign("RabbitMQ", kafkaFlags...)); err != nil {

@@ -90,6 +90,8 @@ type runOptions struct {
 	topicPartitions, topicReplication    int
 	createTopics, allowUnkeyed, failFast bool
 	setup                                bool
+	maxParkedEvents                      int
+	maxParkedBytes                       bytesValue
 	retention, drainTimeout              time.Duration
 	debezium                             record.Debezium
 }
@@ -97,6 +99,7 @@ type runOptions struct {
 const (
 	defaultExchange = "outbox"
 	defaultMetrics  = "127.0.0.1:9924"
+	defaultPoison   = string(relay.ParkKey)
 	off             = "off"
 )
 
@@ -119,7 +122,7 @@ func (o *runOptions) flags(f *pflag.FlagSet) {
 	f.StringVar(&o.exchange, "exchange", defaultExchange, "RabbitMQ exchange; it must exist")
 	f.StringVar(&o.routingKey, "routing-key", record.DefaultRoutingKey, "RabbitMQ routing key, filled in like --topic")
 	f.StringVar(&o.ordering, "ordering", "strict", "RabbitMQ: strict keeps the order of a key also across a refusal, pipelined does not wait")
-	f.StringVar(&o.unroutable, "unroutable", "hold", "RabbitMQ, an event that no queue is bound for: hold it, or discard and count it")
+	f.StringVar(&o.unroutable, "unroutable", "hold", "RabbitMQ, an event that no queue is bound for: hold it, discard and count it, or park it as --poison says")
 
 	f.StringVar(&o.format, "format", string(record.CloudEvents), "form of the records: cloudevents or debezium")
 	f.StringVar((*string)(&o.debezium.Converter), "debezium-converter", string(record.StringConverter), "--format debezium: key.converter and value.converter, string or json (schemas.enable=false)")
@@ -130,7 +133,10 @@ func (o *runOptions) flags(f *pflag.FlagSet) {
 	f.StringVar(&o.debezium.RouteRegex, "debezium-route-regex", "", "--format debezium: route.topic.regex; its groups are placeholders of --topic")
 	f.StringVar(&o.source, "source", "", "ce_source of the records (default: /outboxd/PIPELINE)")
 	f.BoolVar(&o.allowUnkeyed, "allow-unkeyed", false, "publish events without an aggregate id, in no order")
-	f.StringVar(&o.poison, "poison", "stop", "an event that can never be published: stop in front of it")
+	f.StringVar(&o.poison, "poison", defaultPoison, "an event that can never be published: park-key parks it and what comes later of its key, park parks it alone, stop stops in front of it")
+	f.IntVar(&o.maxParkedEvents, "max-parked-events", relay.DefaultMaxParkedEvents, "how many events may be parked; then the pipeline waits")
+	o.maxParkedBytes = relay.DefaultMaxParkedBytes
+	f.Var(&o.maxParkedBytes, "max-parked-bytes", "how many bytes of events may be parked, as 256MiB or a number; then the pipeline waits")
 
 	f.DurationVar(&o.drainTimeout, "drain-timeout", relay.DefaultDrainTimeout, "how long a stop waits for the broker's acks")
 	f.BoolVar(&o.failFast, "fail-fast", false, "exit with the first fault (69 when a service is unreachable) instead of trying again")
@@ -144,6 +150,7 @@ type pipeline struct {
 	record  record.Options
 	format  *record.Format
 	columns setup.Columns
+	poison  string // of the policies for poison events, one that is not the default
 }
 
 // validate checks everything that needs neither database nor broker, and
@@ -163,7 +170,10 @@ func (o *runOptions) validate() (*pipeline, error) {
 	check(err)
 	p.broker, err = o.newBroker()
 	check(err)
-	check(oneOf("poison", o.poison, "stop"))
+	check(oneOf("poison", o.poison, string(relay.ParkKey), string(relay.Park), string(relay.Stop)))
+	if o.maxParkedEvents <= 0 {
+		check(fmt.Errorf("--max-parked-events %d: want more than 0", o.maxParkedEvents))
+	}
 	if o.format != string(record.DebeziumRouter) {
 		for _, flag := range debeziumFlags {
 			if o.given(flag) {
@@ -176,6 +186,9 @@ func (o *runOptions) validate() (*pipeline, error) {
 	}
 	if o.retention < 0 {
 		check(fmt.Errorf("--retention %s: want more than 0", o.retention))
+	}
+	if o.poison != defaultPoison {
+		p.poison = o.poison
 	}
 	// Without a name, which is a problem already, the rest is checked all the
 	// same.
@@ -212,7 +225,8 @@ func (p *pipeline) configHash() string {
 		Columns string
 		Broker  string
 		Policy  string
-	}{p.record, p.Identity, p.columns.String(), p.broker.address, p.broker.policy})
+		Poison  string `json:",omitempty"`
+	}{p.record, p.Identity, p.columns.String(), p.broker.address, p.broker.policy, p.poison})
 	if err != nil {
 		panic(err) // strings and booleans
 	}

@@ -25,10 +25,10 @@ func TestConfigurationErrors(t *testing.T) {
 		{"illegal topic", "--broker kafka://h --topic orders/all", []string{`"orders/all"`}},
 		{"routing key", "--broker amqp://h --routing-key {typ}", []string{"unknown placeholder {typ}"}},
 		{"format", "--broker kafka://h --format avro", []string{`unknown style "avro"`}},
-		{"park", "--broker amqp://h --unroutable park", []string{"not available in this version"}},
 		{"unroutable", "--broker amqp://h --unroutable drop", []string{"drop"}},
 		{"ordering", "--broker amqp://h --ordering loose", []string{"loose"}},
-		{"poison", "--broker kafka://h --poison park", []string{`--poison "park": want stop`}},
+		{"poison", "--broker kafka://h --poison drop", []string{`--poison "drop": want park-key or park or stop`}},
+		{"no room", "--broker kafka://h --max-parked-events 0", []string{"--max-parked-events 0"}},
 		{"flags of another broker", "--broker amqp://h --create-topics --topic x", []string{"--create-topics is not for a RabbitMQ broker", "--topic is not for a RabbitMQ broker"}},
 		{"partitions of nothing", "--broker kafka://h --topic-partitions 3", []string{"need --create-topics"}},
 		{"columns", "--broker kafka://h --columns identity=x", []string{`no field "identity"`}},
@@ -85,7 +85,7 @@ func TestConfigHash(t *testing.T) {
 	seen := map[string]string{want: base}
 	for _, other := range []string{
 		"--broker kafka://h3", "--broker jsonl:-", "--broker amqp://h1", "--broker amqp://h1/v", "--broker amqp://h1 --exchange e",
-		"--broker amqp://h1 --routing-key k", "--broker amqp://h1 --unroutable discard", base + "--topic t", base + "--format debezium", base + "--source /s", base + "--allow-unkeyed",
+		"--broker amqp://h1 --routing-key k", "--broker amqp://h1 --unroutable discard", "--broker amqp://h1 --unroutable park", base + "--poison park", base + "--poison stop", base + "--topic t", base + "--format debezium", base + "--source /s", base + "--allow-unkeyed",
 		base + "--columns id=event_id", base + "--table public.events", base + "--pipeline p", base + "--slot s", base + "--publication p",
 	} {
 		h := hash(other)

@@ -12,6 +12,7 @@ import (
 	"github.com/outboxd/outboxd/cdc"
 	"github.com/outboxd/outboxd/cmd/outboxd/internal/admin"
 	"github.com/outboxd/outboxd/cmd/outboxd/internal/metrics"
+	"github.com/outboxd/outboxd/cmd/outboxd/internal/parked"
 	"github.com/outboxd/outboxd/cmd/outboxd/internal/relay"
 	"github.com/outboxd/outboxd/cmd/outboxd/internal/setup"
 	"github.com/outboxd/outboxd/publisher"
@@ -123,6 +124,7 @@ func (d *daemon) newRelay() (*relay.Relay, error) {
 	if err != nil {
 		return nil, err
 	}
+	lots := parked.Store{Database: d.options.database, Pipeline: d.Pipeline, Holder: reader.Holder()}
 	return &relay.Relay{
 		Source: relay.FromReader(reader),
 		OpenPublisher: func(ctx context.Context, done publisher.Done, guard publisher.Guard) (publisher.Publisher, error) {
@@ -130,8 +132,22 @@ func (d *daemon) newRelay() (*relay.Relay, error) {
 		},
 		Format: d.format, Table: d.Table(), Columns: relay.Columns(d.columns),
 		DrainTimeout: d.options.drainTimeout, FailFast: d.options.failFast,
+		Parking: &relay.Parking{
+			Open:      func(ctx context.Context) (relay.Lot, *parked.Contents, error) { return openLot(ctx, lots) },
+			Policy:    relay.Policy(d.options.poison),
+			MaxEvents: d.options.maxParkedEvents, MaxBytes: int64(d.options.maxParkedBytes),
+		},
 		Metrics: d.metrics, Logger: d.log,
 	}, nil
+}
+
+// openLot keeps a nil pointer out of the interface.
+func openLot(ctx context.Context, s parked.Store) (relay.Lot, *parked.Contents, error) {
+	lot, contents, err := s.Open(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	return lot, contents, nil
 }
 
 // enter changes the state that is told in place of a relay's, and says whether

@@ -9,6 +9,7 @@ import (
 
 	"github.com/outboxd/outboxd/cdc"
 	"github.com/outboxd/outboxd/cmd/outboxd/internal/admin"
+	"github.com/outboxd/outboxd/cmd/outboxd/internal/parked"
 	"github.com/outboxd/outboxd/cmd/outboxd/internal/relay"
 	"github.com/outboxd/outboxd/cmd/outboxd/internal/setup"
 )
@@ -56,11 +57,11 @@ func explain(err error) failure {
 	}
 }
 
-// conditionExit is the exit code of a condition of the database that setup or
-// teardown met.
+// conditionExit is the exit code of a condition of the database that a command
+// met.
 func conditionExit(code cdc.Code, err error) int {
 	switch code {
-	case setup.CodeUnconfirmed:
+	case setup.CodeUnconfirmed, parked.CodeNoMatch, parked.CodeNotHead, parked.CodeAmbiguous:
 		return relay.ExitFailed
 	case cdc.CodeSlotActive, setup.CodeSlotTimeout:
 		return exitLater

@@ -33,7 +33,7 @@ func (o *pipelineOptions) mended(err error, id setup.Identity) error {
 // complete adds to the commands in a fix what it takes to mean the same
 // pipeline in the same database.
 func (o *pipelineOptions) complete(fix string, id setup.Identity) string {
-	commands := regexp.MustCompile(`outboxd (setup|adopt|replay|skip|teardown) --pipeline ` + regexp.QuoteMeta(id.Pipeline) + `\b`)
+	commands := regexp.MustCompile(`outboxd (setup|adopt|replay|skip|teardown|parked [a-z]+) --pipeline ` + regexp.QuoteMeta(id.Pipeline) + `\b`)
 	return commands.ReplaceAllStringFunc(fix, func(command string) string {
 		return command + o.arguments(strings.Fields(command)[1], id)
 	})
@@ -42,7 +42,7 @@ func (o *pipelineOptions) complete(fix string, id setup.Identity) string {
 // arguments are those that a command needs beside the pipeline's name. What a
 // variable said is left out: it is there for the next command as well, and may
 // be a secret. So is what the file says, if the command is told of the file.
-// Teardown has the names from the witness.
+// Teardown has the names from the witness, and what is parked needs none.
 func (o *pipelineOptions) arguments(command string, id setup.Identity) string {
 	var b strings.Builder
 	add := func(flag, value string) { fmt.Fprintf(&b, " --%s %s", flag, shellWord(value)) }
@@ -50,7 +50,7 @@ func (o *pipelineOptions) arguments(command string, id setup.Identity) string {
 	for _, name := range [...]struct{ flag, value, standard string }{
 		{"slot", id.Slot, standard}, {"publication", id.Publication, standard}, {"table", id.Table(), setup.DefaultTable},
 	} {
-		if command != "teardown" && name.value != name.standard && o.origins[name.flag] != fromFile {
+		if command != "teardown" && command != "parked" && name.value != name.standard && o.origins[name.flag] != fromFile {
 			add(name.flag, name.value)
 		}
 	}

@@ -6,8 +6,17 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 )
+
+// commands are all commands below a command.
+func commands(parent *cobra.Command) (all []*cobra.Command) {
+	for _, cmd := range parent.Commands() {
+		all = append(append(all, cmd), commands(cmd)...)
+	}
+	return all
+}
 
 // TestReadmeIsComplete: every flag and its variable, every metric and every
 // command stands in the README, and it names no flag that does not exist.
@@ -18,9 +27,9 @@ func TestReadmeIsComplete(t *testing.T) {
 	}
 	readme := string(text)
 	flags := map[string]bool{"help": true}
-	for _, cmd := range newRoot(inputs{}, streams{}).Commands() {
-		if !strings.Contains(readme, "outboxd "+cmd.Name()) {
-			t.Errorf("README does not show outboxd %s", cmd.Name())
+	for _, cmd := range commands(newRoot(inputs{}, streams{})) {
+		if !strings.Contains(readme, cmd.CommandPath()) {
+			t.Errorf("README does not show %s", cmd.CommandPath())
 		}
 		cmd.Flags().VisitAll(func(f *pflag.Flag) {
 			flags[f.Name] = true

@@ -33,7 +33,7 @@ type replayOptions struct {
 
 // notOfReplay are flags of run that mean nothing to replay. It takes them all the
 // same, so that it can be given what run is given.
-var notOfReplay = []string{"setup", "retention", "metrics", "poison"}
+var notOfReplay = []string{"setup", "retention", "metrics", "poison", "max-parked-events", "max-parked-bytes"}
 
 func (o *replayOptions) flags(f *pflag.FlagSet) {
 	f.BoolVar(&o.gap, "gap", false, "the rows of the gap that outboxd adopt noted; the relay must be stopped")
@@ -82,7 +82,8 @@ It reads one snapshot under an ACCESS SHARE lock: writers are not held up, and t
 relay's TRUNCATE of an old partition gives way after 2 s and comes again. The
 server sorts the rows, on its disk where they are many. Services that are away are
 waited for. A row that can never be published is named and left out, and the exit
-code is then 1. Ctrl-C waits for acks and prints how to go on.`,
+code is then 1; what is parked already is not part of a gap. Ctrl-C waits for acks
+and prints how to go on.`,
 		Example: `  outboxd replay --config outboxd.yaml --gap
   outboxd replay --config outboxd.yaml --since 2h --dry-run
   outboxd replay --database postgres://outboxd@db/shop --broker kafka://k1:9092 --id 0195c3a4-7e00-7abc-8def-0123456789ab`,
@@ -183,7 +184,7 @@ func (o *replayOptions) replay(ctx context.Context, p *pipeline, selection repla
 			fmt.Fprintf(out, "pipeline %s: no gap is pending; if outboxd run stopped on one: outboxd adopt\n", p.Pipeline)
 			return nil
 		}
-		selection.From = floor
+		selection.From, selection.Parked = floor, p.Pipeline
 	}
 	r := &replay.Replay{
 		Database: o.database, Application: "outboxd " + p.Pipeline + " replay", Table: p.Table(), Columns: relay.Columns(p.columns), Select: selection,

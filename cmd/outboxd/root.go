@@ -35,6 +35,8 @@ commit order per key.
 
 Where run stops rather than lose something: outboxd adopt goes on behind a gap,
 outboxd replay publishes what was missed, outboxd skip leaves an event out.
+outboxd parked shows the events that cannot be published, and retries or discards
+them.
 
 Every flag has an environment variable, OUTBOXD_ and its name, and is a key of
 the YAML file that --config names, in which ${VARIABLE} is filled in. A flag goes
@@ -80,12 +82,20 @@ func newRoot(in inputs, s streams) *cobra.Command {
 	root.SetIn(s.in)
 	root.SetFlagErrorFunc(flagError)
 	root.SetHelpTemplate(helpTemplate)
-	root.AddCommand(newSetup(in, s), newRun(in, s), newAdopt(in, s), newReplay(in, s), newSkip(in, s), newTeardown(in, s), newVersion(s))
-	for _, cmd := range root.Commands() {
-		cmd.Args = noArguments
-		documentVariables(cmd.Flags())
-	}
+	root.AddCommand(newSetup(in, s), newRun(in, s), newAdopt(in, s), newReplay(in, s), newSkip(in, s), newTeardown(in, s), newParked(in, s), newVersion(s))
+	complete(root)
 	return root
+}
+
+// complete gives the commands below parent what all of them have.
+func complete(parent *cobra.Command) {
+	for _, cmd := range parent.Commands() {
+		if cmd.Args == nil {
+			cmd.Args = noArguments
+		}
+		documentVariables(cmd.Flags())
+		complete(cmd)
+	}
 }
 
 // helpTemplate puts the examples first: most readers look for one.

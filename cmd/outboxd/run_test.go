@@ -255,7 +255,7 @@ func TestRunRefusals(t *testing.T) {
 	t.Run("NULL aggregate id", func(t *testing.T) {
 		execSQL(t, db, `ALTER TABLE outbox ALTER aggregateid DROP NOT NULL`)
 		execSQL(t, db, `INSERT INTO outbox (id, aggregatetype, type, payload) VALUES ('0190d5a5-6c3a-7000-8000-000000000001', 'order', 'placed', '{}')`)
-		run().expect(t, 1, "poison: publish event 0190d5a5-6c3a-7000-8000-000000000001 at 0001.", "missing_key", "--allow-unkeyed", "fix: ")
+		run("--poison", "stop").expect(t, 1, "poison: publish event 0190d5a5-6c3a-7000-8000-000000000001 at 0001.", "missing_key", "--allow-unkeyed", "fix: ")
 	})
 }
 

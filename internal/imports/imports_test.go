@@ -41,8 +41,9 @@ var siblings = map[string][]string{
 	"publisher/publishertest":        {"publisher"},
 	"outbox/outboxtest":              {"outbox"},
 	"cmd/outboxd/internal/record":    {"cdc", "publisher"},
+	"cmd/outboxd/internal/parked":    {"cdc", "cmd/outboxd/internal/record"},
 	"cmd/outboxd/internal/retention": {"cdc"},
-	"cmd/outboxd/internal/relay":     {"cdc", "outbox", "publisher", "cmd/outboxd/internal/record", "cmd/outboxd/internal/metrics", "cmd/outboxd/internal/admin"},
+	"cmd/outboxd/internal/relay":     {"cdc", "outbox", "publisher", "cmd/outboxd/internal/record", "cmd/outboxd/internal/metrics", "cmd/outboxd/internal/parked", "cmd/outboxd/internal/admin"},
 }
 
 // packages returns our packages with what they import, tests apart.

@@ -38,6 +38,9 @@ const (
 	// Discard reports the record as published and counts it: right for events
 	// that nobody need subscribe to.
 	Discard Unroutable = "discard"
+	// Park fails the record with a publisher.PoisonError of the reason
+	// "unroutable".
+	Park Unroutable = "park"
 )
 
 // Defaults of Config.
@@ -164,7 +167,7 @@ func (c Config) problems() []error {
 	check(len(c.Hosts) > 0, "no host")
 	check(len(c.Exchange) <= maxShortString, "exchange name has %d bytes, at most %d are possible", len(c.Exchange), maxShortString)
 	check(c.Ordering == Strict || c.Ordering == Pipelined, "ordering is %q, want strict or pipelined", c.Ordering)
-	check(c.Unroutable == Hold || c.Unroutable == Discard, "unroutable is %q, want hold or discard", c.Unroutable)
+	check(c.Unroutable == Hold || c.Unroutable == Discard || c.Unroutable == Park, "unroutable is %q, want hold, discard or park", c.Unroutable)
 	check(c.Channels >= 1 && c.Channels <= maxChannels, "channels is %d, want 1 to %d", c.Channels, maxChannels)
 	check(c.Window >= 1 && c.WindowBytes >= 1, "window is %d records and %d bytes, want at least one of each", c.Window, c.WindowBytes)
 	check(c.MaxMessageSize >= 0, "max_message_size is %d", c.MaxMessageSize)

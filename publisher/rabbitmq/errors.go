@@ -100,9 +100,12 @@ func nackError(r *publisher.Record) error {
 }
 
 // unroutableError is for a record that was returned.
-func unroutableError(r *publisher.Record, exchange string) error {
+func unroutableError(r *publisher.Record, exchange string, policy Unroutable) error {
+	if policy == Park {
+		return &publisher.PoisonError{Reason: "unroutable", Detail: fmt.Sprintf("no queue is bound to exchange %q for the routing key %q", exchange, r.Topic)}
+	}
 	return &publisher.HeldError{Reason: "unroutable", Target: r.Topic,
-		Fix: fmt.Sprintf("bind a queue to exchange %q for this routing key, or discard such records with --unroutable discard", exchange)}
+		Fix: fmt.Sprintf("bind a queue to exchange %q for this routing key, or let such records go with --unroutable discard or park", exchange)}
 }
 
 var sizeReason = regexp.MustCompile(`message size (\d+).* max.* size (\d+)`)

@@ -278,3 +278,20 @@ func startNode(t *testing.T, config string) *devenv.RabbitMQ {
 	})
 	return node
 }
+
+// TestParkUnroutable: what nobody subscribed to is poison, and nothing of its
+// key behind it is delivered.
+func TestParkUnroutable(t *testing.T) {
+	c := newCorner(t, devtest.RabbitMQ(t), "classic")
+	config := c.config()
+	config.Unroutable = rabbitmq.Park
+	failures := make(chan error, 10)
+	p := c.open(config, func(_ *publisher.Record, err error) { failures <- err })
+	stray := record(0, "a")
+	stray.Topic = strayKey
+	mustPublish(t, p, stray)
+	var poison *publisher.PoisonError
+	if err := <-failures; !errors.As(err, &poison) || poison.Reason != "unroutable" || !strings.Contains(poison.Detail, strayKey) {
+		t.Errorf("%v, want poison for the reason unroutable", err)
+	}
+}

@@ -343,7 +343,7 @@ func (l *lane) outcome(f flying, v verdict) error {
 		l.p.count.discarded.Add(1)
 		return nil
 	case f.returned:
-		return unroutableError(f.r, l.p.config.Exchange)
+		return unroutableError(f.r, l.p.config.Exchange, l.p.config.Unroutable)
 	case v == lost:
 		return l.lostError(f.r)
 	}

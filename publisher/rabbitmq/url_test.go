@@ -80,7 +80,7 @@ func TestParseURLErrors(t *testing.T) {
 		{"amqp://h?window=many", `option window="many"`},
 		{"amqp://h?window=-1", `option window="-1"`},
 		{"amqp://h?ordering=loose", `ordering is "loose", want strict or pipelined`},
-		{"amqp://h?unroutable=park", `unroutable is "park", want hold or discard`},
+		{"amqp://h?unroutable=drop", `unroutable is "drop", want hold, discard or park`},
 		{"amqp://h?persistent=no", `option persistent="no": want true or false`},
 		{"amqp://h?heartbeat=0", `option heartbeat="0"`},
 		{"amqp://h?heartbeat=10ms", "heartbeat is 10ms, want 1s to 65535s"},

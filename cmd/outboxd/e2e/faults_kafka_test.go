@@ -202,7 +202,7 @@ func oversizedEvent(t *testing.T, c *cluster) {
 		VALUES ('0190d5a5-6c3a-7000-8000-000000000003', 'order', 'one', 'placed', json_build_object('n', 3, 'fill', repeat('x', 20000)))`)
 	s.write(4, 4)
 	for range 2 { // the restarted relay stops at the same place and repeats nothing
-		r := s.gives(c.broker()...)
+		r := s.gives(append(c.broker(), "--poison", "stop")...)
 		r.expect(t, 1, "poison", "0190d5a5-6c3a-7000-8000-000000000003", `"one"`, "placed", c.topic, "too_large", "max.message.bytes", limit,
 			"raise the limit that the reason names", "it stays in the slot until then")
 		found := poisonLine.FindStringSubmatch(r.stderr)
@@ -229,7 +229,7 @@ func TestNullAggregateID(t *testing.T) {
 	s.exec("ALTER TABLE outbox ALTER aggregateid DROP NOT NULL")
 	s.exec(`INSERT INTO outbox (id, aggregatetype, type, payload) VALUES ('0190d5a5-6c3a-7000-8000-000000000002', 'order', 'placed', '{"n": 2}')`)
 	s.write(3, 3)
-	r := s.gives(out.broker()...)
+	r := s.gives(append(out.broker(), "--poison", "stop")...)
 	r.expect(t, 1, "poison", "0190d5a5-6c3a-7000-8000-000000000002", "missing_key", "--allow-unkeyed", "it stays in the slot until then")
 	if found := poisonLine.FindStringSubmatch(r.stderr); found != nil {
 		s.confirmedBefore(found[2])

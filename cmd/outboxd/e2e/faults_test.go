@@ -252,7 +252,7 @@ func TestCommandLine(t *testing.T) {
 		{"unknown RabbitMQ option", "run " + db + "--broker amqp://u:broker-secret@h/?heartbaet=5s", 78, []string{"heartbaet", "did you mean", "heartbeat"}},
 		{"bad template", "run " + db + "--broker kafka://h --topic shop.{agregatetype}", 78, []string{"topic template", "{agregatetype}", "{aggregatetype}"}},
 		{"bad routing key", "run " + db + "--broker amqp://u:broker-secret@h --routing-key {type", 78, []string{"routing key template", "{type"}},
-		{"every problem at once", "run " + db + "--broker kafka://h --exchange x --poison park --log-level loud", 78, []string{"--exchange is not for a kafka broker", "--poison", "loud"}},
+		{"every problem at once", "run " + db + "--broker kafka://h --exchange x --poison drop --log-level loud", 78, []string{"--exchange is not for a kafka broker", "--poison", "loud"}},
 		{"unreadable URL", "run --database postgres://u:db-secret@h:port/d --broker jsonl:-", 78, []string{"--database"}},
 		{"bad slot name", "setup " + db + "--slot Not-A-Slot", 78, []string{`slot "Not-A-Slot"`, "a-z, 0-9 and _"}},
 		{"metrics port taken", "run " + db + "--broker jsonl:- --log-format text --metrics " + taken.Addr().String(), 78,

@@ -86,9 +86,10 @@ func TestReplayLeavesPoisonOut(t *testing.T) {
 func TestSkipEvent(t *testing.T) {
 	t.Parallel()
 	s, out := owned(t), newLines(t)
+	flags := append(out.broker(), "--poison", "stop")
 	s.exec(`INSERT INTO outbox (id, aggregatetype, aggregateid, type, payload) SELECT gen_random_uuid(),
 		CASE n WHEN 2 THEN 'no topic' ELSE 'order' END, 'one', 'placed', json_build_object('n', n) FROM generate_series(1, 3) n`)
-	stopped := s.gives(out.broker()...)
+	stopped := s.gives(flags...)
 	stopped.expect(t, 1, "poison", "bad_topic", "outboxd skip --pipeline "+s.pipeline)
 	out.expect(1, 1)
 	_, position, _ := strings.Cut(stopped.stderr, "--event ")
@@ -98,12 +99,12 @@ func TestSkipEvent(t *testing.T) {
 	s.command("skip", "--reason", "x").expect(t, 78, "give one of --event, --to and --gap")
 	s.command("skip", "--event", "7", "--reason", "x").expect(t, 78, `parse position "7"`)
 	s.command("skip", "--event", position, "--reason", "x").expect(t, 1, "unconfirmed", "skips      the event at "+position+", and no other", "nothing was changed")
-	s.gives(out.broker()...).expect(t, 1, "poison", position)
+	s.gives(flags...).expect(t, 1, "poison", position)
 	s.command("skip", "--event", position, "--reason", "it's 'too' large", "--yes").expect(t, 0, "skipped")
 	if got := s.audit(); !strings.HasPrefix(got, "skip relay_"+s.pipeline) || !strings.HasSuffix(got, " it's 'too' large") {
 		t.Errorf("audited: %s", got)
 	}
-	r := discreet(s.run(out.broker()...))
+	r := discreet(s.run(flags...))
 	eventually(t, 30e9, "the event behind it arrives", func() bool { return slices.Equal(out.numbers(), []int{1, 3}) })
 	r.says(http.StatusOK, "streaming")
 	s.command("skip", "--event", position, "--reason", "x", "--yes").expect(t, 75, "slot_active", "stop the relay first")

@@ -136,7 +136,7 @@ func TestMatrixPostgres(t *testing.T) {
 			}},
 		{id: "F30b", name: "no walsender left", how: "all of `max_wal_senders` in use when the relay comes back",
 			expect: "retried; `/readyz` says why", arrange: ownServer("", map[string]string{"max_wal_senders": "2"}), inject: noWalsender},
-		{id: "F30c", name: "no connection left at all", how: "all of `max_connections` in use when the relay comes back",
+		{id: "F30c", name: "no connection left at all", how: "sessions terminated, all of `max_connections` taken",
 			expect: "retried; `/readyz` says why", arrange: ownServer("", map[string]string{"max_connections": "25"}), inject: noConnection},
 		{id: "F31", name: "disk of the server full", left: "needs a file system of its own, which only root can mount. What keeps the relay from being the cause is F21"},
 		{id: "F32", name: "standby promoted", elsewhere: "cdc TestNewTimelineIsNoGap"},
@@ -217,26 +217,41 @@ func frozenWalsender(f *faultRun) {
 // heldSlot streams from the slot before the relay does, and confirms nothing.
 func heldSlot(f *faultRun) {
 	f.relay.term()
+	var conn *pgconn.PgConn
+	eventually(f.t, 30*time.Second, "the slot is free", func() (ok bool) {
+		conn, ok = f.stream()
+		return ok
+	})
+	f.start().says(http.StatusOK, "standby", f.site.slot(), fmt.Sprintf("server process %d", conn.PID()))
+	if err := conn.Conn().Close(); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+// stream begins to stream from the slot, unless somebody else still does.
+func (f *faultRun) stream() (*pgconn.PgConn, bool) {
+	f.t.Helper()
 	conn, err := pgconn.Connect(f.t.Context(), f.site.relay+"&replication=database&application_name=stranger")
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	defer conn.Close(context.Background())
 	frontend := conn.Frontend()
 	frontend.SendQuery(&pgproto3.Query{String: "START_REPLICATION SLOT " + f.site.slot() + " LOGICAL 0/0 (proto_version '1', publication_names '" + f.publication() + "')"})
 	if err := frontend.Flush(); err != nil {
 		f.t.Fatal(err)
 	}
-	for copying := false; !copying; {
+	for {
 		m, err := conn.ReceiveMessage(f.t.Context())
 		if err != nil {
 			f.t.Fatal(err)
 		}
-		_, copying = m.(*pgproto3.CopyBothResponse)
-	}
-	f.start().says(http.StatusOK, "standby", f.site.slot(), fmt.Sprintf("server process %d", conn.PID()))
-	if err := conn.Conn().Close(); err != nil {
-		f.t.Fatal(err)
+		switch m.(type) {
+		case *pgproto3.CopyBothResponse:
+			return conn, true
+		case *pgproto3.ErrorResponse:
+			_ = conn.Close(f.t.Context())
+			return nil, false
+		}
 	}
 }
 
@@ -286,14 +301,13 @@ func slotLost(f *faultRun) {
 func noWalsender(f *faultRun) {
 	f.relay.term()
 	var taken []*pgconn.PgConn
-	for range 2 {
+	eventually(f.t, 30*time.Second, "the walsenders are taken", func() bool {
 		conn, err := pgconn.Connect(f.t.Context(), f.site.relay+"&replication=true")
-		if err != nil {
-			f.t.Fatal(err)
+		if err == nil {
+			taken = append(taken, conn)
 		}
-		defer conn.Close(context.Background())
-		taken = append(taken, conn)
-	}
+		return len(taken) == 2
+	})
 	f.start().says(http.StatusServiceUnavailable, "database_unreachable", "max_wal_senders")
 	for _, conn := range taken {
 		if err := conn.Close(f.t.Context()); err != nil {
@@ -302,18 +316,22 @@ func noWalsender(f *faultRun) {
 	}
 }
 
-// noConnection takes every connection that is not reserved for superusers.
+// noConnection takes every connection that is not reserved for superusers, also
+// those that somebody gives up meanwhile, until the relay has none.
 func noConnection(f *faultRun) {
-	f.relay.term()
 	var taken []*pgconn.PgConn
-	for {
-		conn, err := pgconn.Connect(f.t.Context(), f.site.app)
-		if err != nil {
-			break
+	eventually(f.t, 30*time.Second, "the relay says that it gets no connection", func() bool {
+		f.terminate("true")
+		for {
+			conn, err := pgconn.Connect(f.t.Context(), f.site.app)
+			if err != nil {
+				break
+			}
+			taken = append(taken, conn)
 		}
-		taken = append(taken, conn)
-	}
-	f.start().says(http.StatusServiceUnavailable, "database_unreachable", "53300")
+		status, body := f.relay.get("/readyz")
+		return status == http.StatusServiceUnavailable && strings.Contains(body, "database_unreachable") && strings.Contains(body, "53300")
+	})
 	for _, conn := range taken {
 		if err := conn.Close(f.t.Context()); err != nil {
 			f.t.Fatal(err)

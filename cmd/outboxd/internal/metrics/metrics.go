@@ -72,6 +72,9 @@ type Metrics struct {
 	sessions   *prometheus.CounterVec
 	violations *prometheus.CounterVec
 	rotations  *prometheus.CounterVec
+	parked     *prometheus.CounterVec
+	released   prometheus.Counter
+	discarded  prometheus.Counter
 
 	mu           sync.Mutex
 	destinations map[string]prometheus.Counter
@@ -112,9 +115,22 @@ func (r *Registry) Pipeline(name string) *Metrics {
 			Name: "outboxd_retention_runs_total",
 			Help: "Attempts to empty expired buckets of the event table, by result.",
 		}, []string{"result"}),
+		parked: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "outboxd_events_parked_total",
+			Help: "Events that were parked, by reason; behind: an earlier event of the key is parked.",
+		}, []string{"reason"}),
+		released: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "outboxd_parked_released_total",
+			Help: "Parked events that were published after all.",
+		}),
+		discarded: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "outboxd_parked_discarded_total",
+			Help: "Parked events that were discarded on request.",
+		}),
 		destinations: map[string]prometheus.Counter{},
 	}
-	m.registerer.MustRegister(m.received, m.ignored, m.published, m.latency, m.sessions, m.violations, m.rotations)
+	m.registerer.MustRegister(m.received, m.ignored, m.published, m.latency, m.sessions, m.violations, m.rotations,
+		m.parked, m.released, m.discarded)
 	// A violation must show as a step from 0, not as a series that appears.
 	for _, kind := range []string{"ack", "order"} {
 		m.violations.WithLabelValues(kind)
@@ -156,3 +172,12 @@ func (m *Metrics) Violation(kind string) { m.violations.WithLabelValues(kind).In
 
 // Rotation counts one run of the retention: "ok" or "error".
 func (m *Metrics) Rotation(result string) { m.rotations.WithLabelValues(result).Inc() }
+
+// Parked counts one parked event.
+func (m *Metrics) Parked(reason string) { m.parked.WithLabelValues(reason).Inc() }
+
+// ParkedReleased counts n parked events that were published.
+func (m *Metrics) ParkedReleased(n int) { m.released.Add(float64(n)) }
+
+// ParkedDiscarded counts n parked events that were discarded.
+func (m *Metrics) ParkedDiscarded(n int) { m.discarded.Add(float64(n)) }

@@ -24,6 +24,9 @@ type Snapshot struct {
 	// HeldReason and HeldTarget say what an event waits for; empty when
 	// nothing is held.
 	HeldReason, HeldTarget string
+	// ParkedEvents, ParkedBytes and ParkedKeys count what is parked: events,
+	// their bytes, and keys whose later events wait behind them.
+	ParkedEvents, ParkedBytes, ParkedKeys int64
 	// Slot is as the server last described it.
 	Slot cdc.SlotStats
 	// Broker is what the backend counts.
@@ -70,6 +73,9 @@ var (
 	descLeader      = desc("leader", "1 when this process holds the slot or held it last, 0 while it stands by.")
 	descStreaming   = desc("streaming", "1 while a session is up.")
 	descHeld        = desc("events_held", "1 for the reason and target that an event waits for; those behind it are not counted.", "reason", "target")
+	descParked      = desc("parked_events", "Events that are parked, of a pipeline that this process leads.")
+	descParkedBytes = desc("parked_bytes", "Bytes of the parked events.")
+	descParkedKeys  = desc("parked_keys", "Keys that have a parked event: their later events are parked behind it.")
 	descRetained    = desc("slot_retained_wal_bytes", "WAL that the server keeps for the slot: current position - restart_lsn.")
 	descUnconfirmed = desc("slot_unconfirmed_wal_bytes", "WAL not confirmed yet: current position - confirmed_flush_lsn.")
 	descSafe        = desc("slot_safe_wal_bytes", "WAL that may still be written before the slot is lost (safe_wal_size); absent when the server sets no limit.")
@@ -97,6 +103,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	gauge(descAge, max(s.OldestUnpublished, 0).Seconds())
 	gauge(descInFlight, float64(s.InFlightEvents))
 	gauge(descBytes, float64(s.InFlightBytes))
+	gauge(descParked, float64(s.ParkedEvents))
+	gauge(descParkedBytes, float64(s.ParkedBytes))
+	gauge(descParkedKeys, float64(s.ParkedKeys))
 	gauge(descLeader, flag(s.Leader))
 	gauge(descStreaming, flag(s.Streaming))
 	gauge(descBlocked, flag(s.Broker.Blocked))

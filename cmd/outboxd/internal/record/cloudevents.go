@@ -85,8 +85,10 @@ func (c *cloudEvents) check(ev *Event) error {
 	return nil
 }
 
+func (c *cloudEvents) key(ev *Event, arena *Arena) []byte { return arena.clone(ev.AggregateID) }
+
 func (c *cloudEvents) fill(r *publisher.Record, ev *Event, arena *Arena) (int, error) {
-	r.Key = arena.clone(ev.AggregateID)
+	r.Key = c.key(ev, arena)
 	r.Value = arena.clone(ev.Payload)
 	r.Time = ev.when()
 	id, kind := arena.clone(ev.ID), arena.clone(ev.Type)

@@ -105,8 +105,10 @@ func (d *debezium) check(ev *Event) error {
 	return nil
 }
 
+func (d *debezium) key(ev *Event, arena *Arena) []byte { return d.convert(ev.AggregateID, arena) }
+
 func (d *debezium) fill(r *publisher.Record, ev *Event, arena *Arena) (int, error) {
-	r.Key = d.convert(ev.AggregateID, arena)
+	r.Key = d.key(ev, arena)
 	r.Value = d.value(ev, arena)
 	id := arena.clone(ev.ID)
 	r.ID = textOf(id)

@@ -22,6 +22,8 @@ type Format struct {
 type style interface {
 	// check finds what the style cannot do without.
 	check(ev *Event) error
+	// key returns the record's key.
+	key(ev *Event, arena *Arena) []byte
 	// fill fills r, and returns how many of the event's own headers it left
 	// out.
 	fill(r *publisher.Record, ev *Event, arena *Arena) (skipped int, err error)
@@ -62,6 +64,33 @@ func (f *Format) Record(ev *Event, arena *Arena) (*publisher.Record, error) {
 		f.skipped.Add(uint64(skipped))
 	}
 	return r, nil
+}
+
+// Domain returns the destination and the key that are the ordering domain of a
+// record of f. The destination is empty for RabbitMQ, where the exchange is
+// fixed: a key keeps its order across routing keys. A nil key is no domain.
+func (f *Format) Domain(r *publisher.Record) (destination string, key []byte) {
+	if f.broker == RabbitMQ {
+		return "", r.Key
+	}
+	return r.Topic, r.Key
+}
+
+// DomainOf is Domain for an event of which no record can be made, as far as
+// its domain can be told.
+func (f *Format) DomainOf(ev *Event, arena *Arena) (destination string, key []byte) {
+	if ev.AggregateID == nil && !f.allowUnkeyed {
+		return "", nil
+	}
+	r := publisher.Record{Key: f.style.key(ev, arena)}
+	if f.broker != RabbitMQ {
+		topic, err := f.topicOf(ev, arena)
+		if err != nil {
+			return "", nil
+		}
+		r.Topic = textOf(topic)
+	}
+	return f.Domain(&r)
 }
 
 // SkippedHeaders counts the headers of events that were left out because their

@@ -10,6 +10,7 @@ import (
 
 	"github.com/outboxd/outboxd/cdc"
 	"github.com/outboxd/outboxd/cmd/outboxd/internal/metrics"
+	"github.com/outboxd/outboxd/cmd/outboxd/internal/parked"
 	"github.com/outboxd/outboxd/cmd/outboxd/internal/record"
 	"github.com/outboxd/outboxd/publisher"
 )
@@ -27,16 +28,31 @@ func (nothing) Ack(uint64)                           {}
 func (nothing) Stats() cdc.Stats                     { return cdc.Stats{} }
 
 // BenchmarkEvent is one row of 500 bytes of payload: Message → Event → Record →
-// publisher → ack.
+// publisher → ack. It allocates nothing, also while other keys are parked.
 func BenchmarkEvent(b *testing.B) {
+	b.Run("no parking", func(b *testing.B) { benchmarkEvent(b, nil) })
+	b.Run("nothing parked", func(b *testing.B) { benchmarkEvent(b, &parked.Contents{}) })
+	b.Run("others parked", func(b *testing.B) {
+		benchmarkEvent(b, &parked.Contents{Events: 1, Domains: map[parked.Domain]struct{}{{1}: {}}})
+	})
+}
+
+func benchmarkEvent(b *testing.B, contents *parked.Contents) {
 	format, err := record.New(record.Options{Pipeline: "bench"})
 	if err != nil {
 		b.Fatal(err)
 	}
 	r := &Relay{Source: nothing{}, Format: format, Table: "public.outbox", Metrics: metrics.NewRegistry(metrics.Build{}).Pipeline("test"), Logger: slog.New(slog.DiscardHandler)}
 	r.init()
-	s := r.newSession(nil)
+	s := r.newSession()
 	s.pub = instant{s.done}
+	if contents != nil {
+		r.Parking = &Parking{Policy: ParkKey, Open: func(context.Context) (Lot, *parked.Contents, error) { return nil, contents, nil }}
+		if s.parker, err = newParker(b.Context(), s); err != nil {
+			b.Fatal(err)
+		}
+		s.parker.leave()
+	}
 	rel := table(pgtype.JSONOID, cdc.Column{Name: "headers", Type: pgtype.JSONBOID}, cdc.Column{Name: "created_at", Type: pgtype.TimestamptzOID})
 	payload := make([]byte, 500)
 	m := cdc.NewMessage(cdc.Message{

@@ -14,12 +14,16 @@
 // hold what must be known of a record until its outcome comes, and bound how
 // much is in flight.
 //
+// What can never be published is parked (park.go) and, when somebody wants it,
+// released (release.go). A parked event is acked once its row is durable, and
+// every later event of its key is parked behind it.
+//
 // What an error means is decided in one place: fault.go.
 //
 // # Invariants
 //
-//   - An event is acked to the source only after the broker's nil outcome, once,
-//     and before its stream is closed (outcome.go; TestAckWaitsForBroker,
+//   - An event is acked to the source only after the broker's nil outcome, or
+//     the commit of its parked row, once, and before its stream is closed (outcome.go; TestAckWaitsForBroker,
 //     TestDrainWaitsForAcks, TestRoguePublisher).
 //   - Every event of a message is asked for its place exactly once and in order,
 //     also one that is skipped or poison, and nothing else is (session.go; the
@@ -27,7 +31,7 @@
 //     TestForeignTable).
 //   - What failed is published again by the next session, what was acked is not
 //     (TestRepublishesFromFailed).
-//   - The relay stops in front of a poison event, and only when everything before
+//   - If it is to, the relay stops in front of a poison event, and only when everything before
 //     it in the WAL is published (TestPoisonRefused, TestPoisonWaitsForTheWorld,
 //     TestCause); not in front of another (TestPoisonPublishedByOther).
 //   - What the world is to blame for is waited for, visibly, and never dropped
@@ -41,6 +45,17 @@
 //     (TestFailureEndsDrain).
 //   - When the replication is lost, what waits to be sent is not sent any more:
 //     a successor may publish it already (TestWaitingIsNotSentAfterLoss).
+//   - While an event is parked, no later one of its key is published before it is
+//     released or discarded: not under load (TestReleaseUnderLoad), not after a
+//     restart or a takeover (TestParkAcrossRestart), whatever happens
+//     (TestParkingAgainstOracle).
+//   - A parked event is acked after the commit of its row, and not before
+//     (TestParkAckWaitsForRow, TestParkWriteFails).
+//   - Only what the event itself determines parks it (TestWorldParksNothing).
+//   - What is parked is bounded; at the limit everything waits, visibly
+//     (TestParkedLimit).
+//   - A released event keeps id and position and says that it comes again, and its
+//     row goes only after the broker's ack (TestRelease, TestReleaseGetsLost).
 //   - Nothing is published without the lease (TestGuard; the backends ask the
 //     guard before each write).
 package relay

@@ -149,7 +149,7 @@ func replicationLost(err error) bool {
 }
 
 // poisonFix is shown when the relay stops in front of an event.
-const poisonFix = "raise the limit that the reason names, or run with a configuration that can publish the event; it stays in the slot until then"
+const poisonFix = "raise the limit that the reason names, run with a configuration that can publish the event, or with --poison park-key; it stays in the slot until then"
 
 // PoisonEvent names the event that can never be published as it is. Nothing at
 // or behind it has been confirmed.

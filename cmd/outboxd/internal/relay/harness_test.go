@@ -152,3 +152,13 @@ func (b *bench) exposed(series string) string {
 }
 
 func simulated(t *testing.T, f func(t *testing.T)) { synctest.Test(t, f) }
+
+// unkeyed is a format that publishes events without an aggregate id.
+func unkeyed(t *testing.T) *record.Format {
+	t.Helper()
+	f, err := record.New(record.Options{Pipeline: "test", AllowUnkeyed: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}

@@ -69,6 +69,9 @@ func (r *Relay) Snapshot() metrics.Snapshot {
 	if p := r.pages.Load(); p != nil {
 		snapshot.InFlightEvents, snapshot.InFlightBytes = p.events.Load(), p.bytes.Load()
 	}
+	if p := r.parker.Load(); p != nil {
+		snapshot.ParkedEvents, snapshot.ParkedBytes, snapshot.ParkedKeys = p.events.Load(), p.bytes.Load(), p.keys.Load()
+	}
 	oldest := stats.OldestUnacked
 	r.state.mu.Lock()
 	snapshot.Leader = r.state.leader

@@ -35,9 +35,13 @@ func (s *session) done(r *publisher.Record, err error) {
 		s.pages.release(r.Token)
 		return
 	}
-	s.relay.Source.Ack(it.delivery.Token)
 	it.acked.Inc()
-	s.relay.Metrics.CommitToAck(time.Since(it.commit))
+	if it.batch != nil {
+		it.batch.published(it.delivery.Position)
+	} else {
+		s.relay.Source.Ack(it.delivery.Token)
+		s.relay.Metrics.CommitToAck(time.Since(it.commit))
+	}
 	s.state.acked(it.delivery.Position)
 	s.pages.release(r.Token)
 }
@@ -52,7 +56,7 @@ func (s *session) violation(detail string) {
 // comes first.
 func (s *session) failed(r *publisher.Record, it *item, err error) {
 	// The texts of r lie in an arena, which a failure that is kept would keep.
-	f := &failure{position: it.delivery.Position, id: strings.Clone(r.ID), commit: it.commit, err: err}
+	f := &failure{position: it.delivery.Position, id: strings.Clone(r.ID), commit: it.commit, err: err, released: it.batch != nil}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var poison *publisher.PoisonError
@@ -60,22 +64,45 @@ func (s *session) failed(r *publisher.Record, it *item, err error) {
 	case errors.Is(err, publisher.ErrAborted), errors.Is(err, publisher.ErrClosed):
 		s.failedBehind(f)
 	case errors.As(err, &poison):
-		f.err = &PoisonEvent{
+		event := &PoisonEvent{
 			ID: f.id, Position: f.position, Destination: strings.Clone(r.Topic), AggregateID: string(r.Key), Type: strings.Clone(r.Type), Err: err,
 		}
+		f.err = event
+		if f.released {
+			s.rejected = f
+			break
+		}
+		if s.found == nil {
+			s.found = map[cdc.Position]*PoisonEvent{}
+		}
+		s.found[f.position] = event
 		s.poisoned(f)
 	default:
-		s.lower(f.position)
-		if s.first == nil {
-			s.first = f
-		}
+		s.failedFirst(f)
 	}
 	s.cancel(f.err)
+	if it.batch != nil {
+		it.batch.failed(f.position, poison)
+	}
+}
+
+// failedFirst notes a failure that is no consequence. What was released stays
+// parked: it is not in the way of anything. The caller holds mu.
+func (s *session) failedFirst(f *failure) {
+	if !f.released {
+		s.lower(f.position)
+	}
+	if s.first == nil {
+		s.first = f
+	}
 }
 
 // failedBehind notes the failure that is first in the WAL of those that are
 // consequences. The caller holds mu.
 func (s *session) failedBehind(f *failure) {
+	if f.released {
+		return
+	}
 	s.lower(f.position)
 	if s.behind == nil || compare(f.position, s.behind.position) < 0 {
 		s.behind = f
@@ -108,30 +135,32 @@ func (s *session) lower(p cdc.Position) {
 func (s *session) cause(err error) (*failure, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.poison != nil {
+	switch {
+	case s.poison != nil:
 		return s.poisonCause()
-	}
-	if errors.Is(err, errBarrier) && s.lowest == nil {
-		return s.barrier, s.barrier.err
-	}
-	if replicationLost(err) {
+	case s.rejected != nil:
+		return nil, &poisonPending{s.rejected}
+	case replicationLost(err):
 		return nil, err
-	}
-	if s.first != nil {
+	case s.first != nil:
 		return s.first, s.first.err
-	}
-	if errors.Is(err, errBarrier) {
-		return s.behind, s.behind.err
 	}
 	return s.behind, err
 }
 
-// poisonCause is the poison event once everything before it in the WAL is
-// published. Until then the next session publishes that, and stops in front of
-// the event: it cannot overtake those that were given up because of it.
+// poisonCause is the poison event, if the relay stops in front of such and
+// everything before it in the WAL is published. Until then the next session
+// publishes that: the event cannot overtake those that were given up because of
+// it. What the world is to blame for is then told of first.
 func (s *session) poisonCause() (*failure, error) {
-	if s.lowest == nil || compare(s.poison.position, *s.lowest) < 0 {
+	if s.stops() && (s.lowest == nil || compare(s.poison.position, *s.lowest) < 0) {
 		return s.poison, s.poison.err
+	}
+	if s.first != nil {
+		return s.first, s.first.err
 	}
 	return s.poison, &poisonPending{s.poison}
 }
+
+// stops says whether the relay stops in front of a poison event.
+func (s *session) stops() bool { return s.relay.Parking == nil || s.relay.Parking.Policy == Stop }

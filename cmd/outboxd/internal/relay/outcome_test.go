@@ -33,7 +33,7 @@ func TestCause(t *testing.T) {
 		name     string
 		outcomes []outcome
 		run      error // what Run returned; nil: the cause that cancelled it
-		barrier  bool  // the session had a barrier at ordinal 9
+		refused  bool  // the handler refused ordinal 9
 		code     string
 		ordinal  int // of the event in the way; -1: none
 	}{
@@ -47,29 +47,29 @@ func TestCause(t *testing.T) {
 		{"the lease", []outcome{{3, lease}}, nil, false, "lost_lead", -1},
 		{"poison alone", []outcome{{3, poison}, {4, aborted}}, nil, false, "poison", 3},
 		{"poison behind a victim", []outcome{{3, poison}, {2, aborted}}, nil, false, "poison_pending", 3},
-		{"poison behind what is held", []outcome{{2, held}, {3, poison}}, nil, false, "poison_pending", 3},
+		{"poison behind what is held", []outcome{{2, held}, {3, poison}}, nil, false, "missing_topic", 2},
 		{"two poison events", []outcome{{5, poison}, {3, poison}}, nil, false, "poison", 3},
 		{"two poison events, the other way", []outcome{{3, poison}, {5, poison}}, nil, false, "poison", 3},
 		{"poison while the stream was lost", []outcome{{3, poison}}, lost, false, "poison", 3},
-		{"barrier, all before it published", nil, errBarrier, true, "poison", 9},
-		{"barrier, something before it failed", []outcome{{3, held}}, errBarrier, true, "missing_topic", 3},
-		{"barrier, something before it was given up", []outcome{{3, aborted}}, errBarrier, true, "broker_unreachable", 3},
-		{"barrier, poison before it", []outcome{{3, poison}}, errBarrier, true, "poison", 3},
+		{"refused, all before it published", nil, poison, true, "poison", 9},
+		{"refused, something before it failed", []outcome{{3, held}}, poison, true, "missing_topic", 3},
+		{"refused, something before it was given up", []outcome{{3, aborted}}, poison, true, "poison_pending", 9},
+		{"refused, poison before it", []outcome{{3, poison}}, poison, true, "poison", 3},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			r := &Relay{Metrics: metrics.NewRegistry(metrics.Build{}).Pipeline("test"), Logger: slog.New(slog.DiscardHandler)}
 			r.init()
-			var barrier *failure
-			if tt.barrier {
-				barrier = &failure{position: cdc.Position{Ordinal: 9}, err: &PoisonEvent{Err: poison}}
-			}
-			s := r.newSession(barrier)
+			s := r.newSession()
 			ctx, cancel := context.WithCancelCause(t.Context())
 			defer cancel(nil)
 			s.cancel = cancel
 			for _, o := range tt.outcomes {
 				s.failed(&publisher.Record{}, &item{delivery: cdc.Delivery{Position: cdc.Position{Ordinal: o.ordinal}}}, o.err)
+			}
+			if tt.refused {
+				s.event.Position.Ordinal = 9
+				_ = s.refuse(poison)
 			}
 			run := tt.run
 			if run == nil {

@@ -31,6 +31,7 @@ type item struct {
 	commit   time.Time
 	size     int
 	acked    prometheus.Counter // of the destination
+	batch    *batch             // of a released event; nil: the event comes from the slot
 	// waiting is true from Publish to the outcome. Whoever turns it false owns
 	// the item until release.
 	waiting atomic.Bool

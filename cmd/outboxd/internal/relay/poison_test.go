@@ -2,7 +2,9 @@ package relay_test
 
 import (
 	"context"
+	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -148,6 +150,62 @@ func (p *late) Publish(_ context.Context, r *publisher.Record) error {
 
 func (p *late) Close(context.Context) error {
 	p.done(p.bad, tooLarge())
+	return nil
+}
+
+// TestPoisonInItsTurn: a record that is doomed before it is sent waits for its
+// turn behind others, and the next Publish is declined because of it meanwhile.
+// It must not be closed over, or nobody would ever learn which record it was.
+func TestPoisonInItsTurn(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		b := newBench(t)
+		b.OpenPublisher = func(_ context.Context, done publisher.Done, _ publisher.Guard) (publisher.Publisher, error) {
+			return &doomed{done: done, closed: make(chan struct{})}, nil
+		}
+		b.slot.published = nil
+		b.slot.insert(event(0), "one")
+		b.slot.insert(event(1), "two")
+		b.slot.insert(event(2), "three")
+		b.start()
+		b.expectPoison(event(1), "too_large")
+		b.expect("acked", b.slot.ackedIDs(), event(0))
+	})
+}
+
+// doomed acks its first record after a second, and then reports the second as
+// poison, unless it is closed before; it declines the third.
+type doomed struct {
+	done   publisher.Done
+	taken  []*publisher.Record
+	closed chan struct{}
+	ended  sync.WaitGroup
+}
+
+func (p *doomed) Publish(_ context.Context, r *publisher.Record) error {
+	if len(p.taken) == 2 {
+		return fmt.Errorf("publisher is broken: %w", tooLarge())
+	}
+	p.taken = append(p.taken, r)
+	if len(p.taken) == 2 {
+		p.ended.Go(p.answer)
+	}
+	return nil
+}
+
+func (p *doomed) answer() {
+	select {
+	case <-time.After(time.Second):
+		p.done(p.taken[0], nil)
+		p.done(p.taken[1], tooLarge())
+	case <-p.closed:
+		p.done(p.taken[0], publisher.ErrClosed)
+		p.done(p.taken[1], publisher.ErrClosed)
+	}
+}
+
+func (p *doomed) Close(context.Context) error {
+	close(p.closed)
+	p.ended.Wait()
 	return nil
 }
 

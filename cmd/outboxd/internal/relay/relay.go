@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -95,13 +96,25 @@ type Relay struct {
 	// publisher and has no outcome. Zero: DefaultMaxInFlight and
 	// DefaultMaxInFlightBytes.
 	MaxInFlight, MaxInFlightBytes int
-	Metrics                       *metrics.Metrics // required
-	Logger                        *slog.Logger     // required
+	// Parking is where poison events go. Nil: the relay stops in front of them.
+	Parking *Parking
+	Metrics *metrics.Metrics // required
+	Logger  *slog.Logger     // required
 
-	once  sync.Once
-	state *state
-	ticks atomic.Int64          // when the watch last ticked, Unix nanoseconds
-	pages atomic.Pointer[pages] // of the last session
+	once   sync.Once
+	state  *state
+	ticks  atomic.Int64           // when the watch last ticked, Unix nanoseconds
+	pages  atomic.Pointer[pages]  // of the last session
+	parker atomic.Pointer[parker] // of the last session that had one
+
+	// parkedLines limits the log's lines on parked events. The handler's.
+	parkedLines limiter
+
+	// Run's.
+	condemned map[cdc.Position]*PoisonEvent
+	// releaseAt is when released events may be published again, after the world
+	// was in the way of one.
+	releaseAt time.Time
 }
 
 // Run publishes until ctx ends, then drains and returns nil. Its error is a
@@ -116,30 +129,37 @@ func (r *Relay) Run(ctx context.Context) error {
 	defer watch.Wait()
 	defer stop()
 
-	var barrier *failure
 	for {
-		s := r.newSession(barrier)
+		s := r.newSession()
 		failure, err := s.run(ctx)
 		if ctx.Err() != nil {
 			r.Metrics.Session("stop")
 			return nil
 		}
+		if errors.Is(err, errRelease) {
+			r.Metrics.Session("release")
+			continue
+		}
 		fault := classify(err, r.state.worked())
 		r.Metrics.Session(fault.Code)
+		r.remember(s.found)
+		if fault.Code == codePoisonPending && !s.stops() {
+			continue // to park it
+		}
 		if fault.Class == Fatal || fault.Class == Poison || r.FailFast && fault.Class != Standby {
 			return &StopError{Fault: fault, Err: err}
 		}
-		var pending *poisonPending
-		if errors.As(err, &pending) {
-			barrier = pending.event
-		}
 		attempts := 0
 		if fault.Class == Standby {
-			// By our turn the event may be published, or its limit raised.
-			barrier = nil
+			// By our turn the events may be published, or their limit raised.
+			r.condemned = nil
+			r.parker.Store(nil)
 			r.state.standby(fault, err)
 		} else {
 			attempts = r.state.failed(fault, err, failure)
+			if failure != nil && failure.released {
+				r.releaseAt = time.Now().Add(latePause)
+			}
 		}
 		if !sleep(ctx, pause(fault.Class, attempts)) {
 			return nil
@@ -147,11 +167,26 @@ func (r *Relay) Run(ctx context.Context) error {
 	}
 }
 
-func (r *Relay) newSession(barrier *failure) *session {
+// remember condemns what the last session found, and forgets what does not come
+// again: it is published or parked, or has another position in a new epoch.
+func (r *Relay) remember(found map[cdc.Position]*PoisonEvent) {
+	stats := r.Source.Stats()
+	for p := range r.condemned {
+		if p.Epoch != stats.Epoch || p.Commit < stats.Acked {
+			delete(r.condemned, p)
+		}
+	}
+	if r.condemned == nil {
+		r.condemned = map[cdc.Position]*PoisonEvent{}
+	}
+	maps.Copy(r.condemned, found)
+}
+
+func (r *Relay) newSession() *session {
 	p := newPages(cmp.Or(r.MaxInFlight, DefaultMaxInFlight), cmp.Or(r.MaxInFlightBytes, DefaultMaxInFlightBytes))
 	r.pages.Store(p)
 	return &session{
-		relay: r, state: r.state, pages: p, barrier: barrier,
+		relay: r, state: r.state, pages: p, condemned: r.condemned,
 		plans:    map[*cdc.Relation]*plan{},
 		counters: map[string]prometheus.Counter{},
 	}

@@ -204,6 +204,13 @@ func (s *script) forgetFirst() {
 	s.acked[place{commit: s.messages[0].Commit}] = true
 }
 
+// crash forgets every ack since the beginning: the witness was not written.
+func (s *script) crash() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.acked, s.prefix, s.stats.Acked = map[place]bool{}, 0, 0
+}
+
 // lose takes what is not acked out of the WAL.
 func (s *script) lose() {
 	s.mu.Lock()

@@ -23,18 +23,21 @@ type session struct {
 	relay *Relay
 	state *state
 	pages *pages
-	// barrier is a poison event that an earlier session found: this one
-	// publishes what is before it and stops. Nil: none is known.
-	barrier *failure
+	// condemned are the events that a broker refused as poison in earlier
+	// sessions. When their turn comes they are treated like events of which no
+	// record can be made.
+	condemned map[cdc.Position]*PoisonEvent
 
 	stream Stream
 	pub    publisher.Publisher
+	parker *parker // nil: the relay stops in front of a poison event
 
 	// The handler's.
 	plans    map[*cdc.Relation]*plan // nil plan: not our table
 	counters map[string]prometheus.Counter
 	arena    record.Arena
 	event    record.Event
+	raw      bool // the event could not be decoded: it is its payload
 	scratch  []byte
 
 	// ended is set when the publisher has been closed: an outcome after that
@@ -45,11 +48,13 @@ type session struct {
 	broken context.Context
 	cancel context.CancelCauseFunc
 
-	mu     sync.Mutex
-	first  *failure      // the first that was no consequence of another
-	behind *failure      // the first of the others
-	poison *failure      // the poison event that comes first in the WAL
-	lowest *cdc.Position // of the events that failed and are not poison
+	mu       sync.Mutex
+	first    *failure                      // the first that was no consequence of another
+	behind   *failure                      // the first of the others
+	poison   *failure                      // the poison event that comes first in the WAL
+	lowest   *cdc.Position                 // of the events that failed and are not poison
+	found    map[cdc.Position]*PoisonEvent // what the broker refused as poison in this session
+	rejected *failure                      // a released event that is poison again
 }
 
 // failure is an event that could not be published.
@@ -58,10 +63,8 @@ type failure struct {
 	id       string
 	commit   time.Time
 	err      error
+	released bool // it was parked, and is still
 }
-
-// errBarrier ends a session in front of an event that is known to be poison.
-var errBarrier = errors.New("stopped in front of a poison event")
 
 // run is one session: it returns why it ended, with the event that failed if
 // that was the cause. It returns when everything is closed and every outcome
@@ -79,12 +82,13 @@ func (s *session) run(ctx context.Context) (*failure, error) {
 	running, stop := context.WithCancelCause(s.broken)
 	defer stop(nil)
 	defer context.AfterFunc(ctx, func() { stop(context.Cause(ctx)) })()
-	if s.pub, err = s.openPublisher(running); err == nil {
+	if err = s.openBroker(running); err == nil {
 		s.state.up(s.relay.Source.Stats().Epoch)
 		err = stream.Run(running, s.handle)
 	} else if class := classify(err, s.state.worked()).Class; !s.relay.FailFast && (class == Retry || class == Held) {
 		err = s.idle(running, err)
 	}
+	stop(nil) // nothing more is released either
 	s.drain(ctx, err)
 	return s.cause(err)
 }
@@ -104,19 +108,31 @@ func (s *session) idle(ctx context.Context, away error) error {
 	return err
 }
 
-func (s *session) openPublisher(ctx context.Context) (publisher.Publisher, error) {
+// openBroker opens the publisher and, if events are parked, their lot. ctx ends
+// with the reading.
+func (s *session) openBroker(ctx context.Context) error {
 	bound, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
 	pub, err := s.relay.OpenPublisher(bound, s.done, s.stream.Guard)
 	if err != nil {
-		return nil, fmt.Errorf("open broker: %w", err)
+		return fmt.Errorf("open broker: %w", err)
 	}
-	return pub, nil
+	s.pub = pub
+	if s.relay.Parking == nil {
+		return nil
+	}
+	if s.parker, err = newParker(bound, s); err != nil {
+		return fmt.Errorf("open parked events: %w", err)
+	}
+	s.relay.parker.Store(s.parker)
+	go s.parker.run(ctx)
+	return nil
 }
 
 // drain ends the session. First the publisher, so that every ack there will
-// ever be has reached the source; then the stream, which makes the acked
-// position durable and confirms it.
+// ever be has reached the source; then the parked events, which are acked once
+// they are durable; then the stream, which makes the acked position durable and
+// confirms it.
 func (s *session) drain(ctx context.Context, cause error) {
 	// A session that failed leaves its rest to the next one; after a stop it is
 	// for the operator to know that there is a rest.
@@ -133,6 +149,9 @@ func (s *session) drain(ctx context.Context, cause error) {
 		}
 	}
 	s.ended.Store(true)
+	if s.parker != nil {
+		s.parker.close()
+	}
 	closing, cancel := context.WithTimeout(ctx, streamCloseTimeout)
 	defer cancel()
 	if err := s.stream.Close(closing); err != nil {
@@ -151,7 +170,9 @@ func (s *session) closePublisher(ctx context.Context, cause error) error {
 	if !replicationLost(cause) {
 		waiting, stop := context.WithCancel(ctx)
 		defer context.AfterFunc(s.broken, stop)()
-		s.pages.wait(waiting, s.stream.Lost())
+		if s.parker == nil || s.parker.retire(waiting, s.stream.Lost()) {
+			s.pages.wait(waiting, s.stream.Lost())
+		}
 		stop()
 	}
 	ctx, cancel = context.WithTimeout(ctx, publisherCloseTimeout)
@@ -162,6 +183,12 @@ func (s *session) closePublisher(ctx context.Context, cause error) error {
 // handle publishes the events of one message. It runs on the goroutine of
 // Stream.Run and blocks while there is no room.
 func (s *session) handle(ctx context.Context, m *cdc.Message) error {
+	if s.parker != nil {
+		if err := s.parker.enter(ctx); err != nil {
+			return err
+		}
+		defer s.parker.leave()
+	}
 	switch m.Kind {
 	case cdc.Insert:
 		return s.handleRow(ctx, m)
@@ -185,7 +212,7 @@ func (s *session) handleRow(ctx context.Context, m *cdc.Message) error {
 	if !wanted {
 		return nil
 	}
-	s.event = record.Event{}
+	s.event, s.raw = record.Event{}, false
 	s.scratch, err = p.event(m.Row, &s.event, s.scratch)
 	return s.publish(ctx, m, delivery, err)
 }
@@ -223,7 +250,7 @@ func (s *session) handleEmitted(ctx context.Context, m *cdc.Message) error {
 		if !wanted {
 			return nil
 		}
-		s.event = record.Event{}
+		s.event, s.raw = record.Event{Payload: m.Content, PayloadKind: record.Binary}, true
 		return s.publish(ctx, m, delivery, err)
 	}
 	for i := range message.Events {
@@ -231,7 +258,7 @@ func (s *session) handleEmitted(ctx context.Context, m *cdc.Message) error {
 		if !wanted {
 			continue
 		}
-		s.event = record.Event{}
+		s.event, s.raw = record.Event{}, false
 		err := fromEmitted(&message.Events[i], &message, &s.event)
 		if err := s.publish(ctx, m, delivery, err); err != nil {
 			return err
@@ -240,39 +267,71 @@ func (s *session) handleEmitted(ctx context.Context, m *cdc.Message) error {
 	return nil
 }
 
-// publish makes the record of s.event and gives it to the publisher. bad is
-// what was wrong with the event when it was read.
+// publish makes the record of s.event and gives it to the publisher, or parks
+// the event. bad is what was wrong with it when it was read.
 func (s *session) publish(ctx context.Context, m *cdc.Message, delivery cdc.Delivery, bad error) error {
 	s.relay.Metrics.Received()
-	// An event behind the barrier means that the barrier's own does not come any
-	// more: another relay published it, or it has another position in a new
-	// epoch, where it is judged anew.
-	if s.barrier != nil && delivery.Position == s.barrier.position {
-		return errBarrier
-	}
 	s.event.Position, s.event.CommitTime = delivery.Position, m.CommitTime
-	if bad != nil {
-		return s.refuse(bad)
+	r, err := s.record(bad)
+	if s.parker != nil {
+		if parked, problem := s.parker.take(ctx, delivery, r, err); parked || problem != nil {
+			return problem
+		}
 	}
-	r, err := s.relay.Format.Record(&s.event, &s.arena)
 	if err != nil {
 		return s.refuse(err)
 	}
+	return s.send(ctx, r, delivery, m.CommitTime, nil)
+}
+
+// record makes the record of s.event. With an error there is a record only if
+// it was refused before.
+func (s *session) record(bad error) (*publisher.Record, error) {
+	if bad != nil {
+		return nil, bad
+	}
+	r, err := s.relay.Format.Record(&s.event, &s.arena)
+	if err != nil {
+		return nil, err
+	}
+	// An event that does not come any more, because another relay published it or
+	// because a new epoch gave it another position, is not looked for.
+	if poison := s.condemned[s.event.Position]; poison != nil {
+		return r, poison
+	}
+	return r, nil
+}
+
+// send gives a record to the publisher. b is the batch of a released one.
+func (s *session) send(ctx context.Context, r *publisher.Record, delivery cdc.Delivery, commit time.Time, b *batch) error {
 	token, it, err := s.pages.take(ctx, r.Size())
 	if err != nil {
 		return err
 	}
-	it.delivery, it.commit, it.acked = delivery, m.CommitTime, s.counter(r.Topic)
+	it.delivery, it.commit, it.batch, it.acked = delivery, commit, b, s.counter(r.Topic)
 	r.Token = token
 	if err := s.pub.Publish(ctx, r); err != nil {
 		s.untake(token)
-		err = fmt.Errorf("publish: %w", err)
-		if ctx.Err() == nil {
-			s.cancel(err)
-		}
-		return err
+		return s.declined(ctx, err)
 	}
 	return nil
+}
+
+// declined judges the error of a Publish. One that is about a record is about
+// another one: its own outcome may still wait for its turn, and tells which it
+// was. Until then nothing is closed, or that turn would never come; and the
+// error, which would blame this record, is kept from the classifier.
+func (s *session) declined(ctx context.Context, err error) error {
+	var poison *publisher.PoisonError
+	var held *publisher.HeldError
+	if errors.As(err, &poison) || errors.As(err, &held) {
+		return fmt.Errorf("publish: %v", err)
+	}
+	err = fmt.Errorf("publish: %w", err)
+	if ctx.Err() == nil {
+		s.cancel(err)
+	}
+	return err
 }
 
 // untake gives back the item of a record that the publisher did not take.
@@ -284,17 +343,29 @@ func (s *session) untake(token uint64) {
 	s.pages.release(token)
 }
 
-// refuse ends the session in front of s.event, of which no record can be made.
+// refuse ends the session in front of s.event, which is poison.
 func (s *session) refuse(err error) error {
 	event := &PoisonEvent{
 		ID: string(s.event.ID), Position: s.event.Position,
 		AggregateType: string(s.event.AggregateType), AggregateID: string(s.event.AggregateID),
 		Type: string(s.event.Type), Err: err,
 	}
+	_ = errors.As(err, &event) // a condemned one is known better
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.poisoned(&failure{position: event.Position, id: event.ID, commit: s.event.CommitTime, err: event})
 	return event
+}
+
+// hold ends the session in front of s.event, which waits for the world.
+func (s *session) hold(err error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lower(s.event.Position)
+	if s.first == nil {
+		s.first = &failure{position: s.event.Position, id: string(s.event.ID), commit: s.event.CommitTime, err: err}
+	}
+	return err
 }
 
 // counter caches the counters of the destinations, which take a lock to find.

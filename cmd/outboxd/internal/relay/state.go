@@ -49,7 +49,14 @@ type state struct {
 	// session that is up says nothing about a topic that is missing, nor does the
 	// ack of a later event, which may go elsewhere. Changed under mu; read for
 	// each ack, so without it.
-	pending atomic.Pointer[cdc.Position]
+	pending atomic.Pointer[waiting]
+}
+
+// waiting is an event that failed.
+type waiting struct {
+	position cdc.Position
+	// released: it is parked, and the source has passed it.
+	released bool
 }
 
 func newState(log *slog.Logger) *state {
@@ -82,20 +89,36 @@ func (s *state) up(epoch uint16) {
 func (s *state) progress(stats cdc.Stats) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	p := s.pending.Load()
-	if p == nil || p.Epoch > stats.Epoch || p.Epoch == stats.Epoch && p.Commit >= stats.Acked {
+	w := s.pending.Load()
+	if w == nil || w.released || w.position.Epoch > stats.Epoch || w.position.Epoch == stats.Epoch && w.position.Commit >= stats.Acked {
 		return
 	}
+	s.passed(slog.Int("epoch", int(stats.Epoch)))
+}
+
+// unmarked says that nobody wants parked events to be released, so that none
+// waits for it.
+func (s *state) unmarked() {
+	if w := s.pending.Load(); w == nil || !w.released {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.passed(slog.String("released", "not any more"))
+}
+
+// passed says that the pending event is done with. The caller holds mu.
+func (s *state) passed(attr slog.Attr) {
 	s.pending.Store(nil)
 	s.oldest = time.Time{}
 	if s.running {
-		s.streaming(slog.Int("epoch", int(stats.Epoch)))
+		s.streaming(attr)
 	}
 }
 
 // acked says that the event at p is published.
 func (s *state) acked(p cdc.Position) {
-	if pending := s.pending.Load(); pending == nil || *pending != p {
+	if pending := s.pending.Load(); pending == nil || pending.position != p {
 		return
 	}
 	s.mu.Lock()
@@ -161,8 +184,8 @@ func (s *state) failed(f Fault, err error, failure *failure) (attempts int) {
 		phase = Holding
 	}
 	if failure != nil {
-		s.pending.Store(&failure.position)
-		if s.oldest.IsZero() || failure.commit.Before(s.oldest) {
+		s.pending.Store(&waiting{failure.position, failure.released})
+		if !failure.released && (s.oldest.IsZero() || failure.commit.Before(s.oldest)) {
 			s.oldest = failure.commit
 		}
 	}
@@ -192,7 +215,7 @@ func (s *state) stop(phase Phase) {
 		return
 	}
 	if waiting != nil && code != "" {
-		s.log.Warn(string(phase)+" with an event that waits; it stays in the slot", "position", waiting.String(), "code", code)
+		s.log.Warn(string(phase)+" with an event that waits; it stays in the slot", "position", waiting.position.String(), "code", code)
 		return
 	}
 	s.log.Info(string(phase))

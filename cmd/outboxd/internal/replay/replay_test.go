@@ -201,6 +201,23 @@ func TestReplayLeavesPoisonOut(t *testing.T) {
 	}
 }
 
+// What is parked comes back by its own way, in its order.
+func TestReplayOfGapLeavesOutWhatIsParked(t *testing.T) {
+	f := newFixture(t)
+	f.write(1, 5)
+	const park = `INSERT INTO outboxd.parked (pipeline, position, id, payload_kind, commit_time, size, reason, state)
+		SELECT $1, type, convert_to(id::text, 'UTF8'), 'json', now(), 1, 'too_large', $3 FROM outbox WHERE type = $2`
+	exec(t, f.conn, park, "p", "2", "parked")
+	exec(t, f.conn, park, "p", "3", "discarded")
+	exec(t, f.conn, park, "another", "4", "parked")
+	r := f.replay()
+	r.Select.Parked = "p"
+	f.run(r)
+	if got := f.types(); got != "1 4 5" {
+		t.Errorf("published %s", got)
+	}
+}
+
 // A stop waits for what is on its way and says where to go on.
 func TestReplayStops(t *testing.T) {
 	f := newFixture(t)

@@ -125,7 +125,7 @@ func (r *Replay) choose(ctx context.Context, s *snapshot) (*rows, error) {
 	if err != nil {
 		return nil, err
 	}
-	query := fmt.Sprintf("SELECT %s FROM %s WHERE %s ORDER BY %s", s.table.list(), s.table.sql(), where.sql(), strings.Join(s.table.order(), ", "))
+	query := fmt.Sprintf("SELECT %s FROM %s AS "+rowAlias+" WHERE %s ORDER BY %s", s.table.list(), s.table.sql(), where.sql(), strings.Join(s.table.order(), ", "))
 	rs := &rows{
 		conn: s.conn, result: s.conn.PgConn().ExecParams(ctx, query, where.values, nil, nil, nil), stored: stored,
 		columns: len(s.table.relation.Columns), seq: s.table.ordered, now: s.now,
@@ -195,7 +195,7 @@ func (r *Replay) Preview(ctx context.Context) (Preview, error) {
 	if err != nil {
 		return p, err
 	}
-	from := fmt.Sprintf("FROM %s WHERE %s", s.table.sql(), where.sql())
+	from := fmt.Sprintf("FROM %s AS "+rowAlias+" WHERE %s", s.table.sql(), where.sql())
 	count, err := one(ctx, s.conn, "SELECT count(*) "+from, where.values)
 	if err != nil {
 		return p, err

@@ -16,6 +16,9 @@ type Selection struct {
 	IDs          []string
 	Since, Until time.Time // zero Until: no end
 	From         string    // xid8
+	// Parked leaves out what is parked of that pipeline, or was and is
+	// discarded: who released it would publish it behind its successors.
+	Parked string
 	// Resume leaves out what was published before.
 	Resume Resume
 }
@@ -63,6 +66,9 @@ func (s Selection) where(t *table) (*condition, error) {
 		if !s.Until.IsZero() {
 			c.add(quote(created)+" < $%d::timestamptz", s.Until.Format(time.RFC3339Nano))
 		}
+	}
+	if s.Parked != "" {
+		c.add("NOT EXISTS (SELECT FROM outboxd.parked p WHERE p.pipeline = $%d AND p.id = convert_to("+rowAlias+"."+quote(t.columns.IDName())+"::text, 'UTF8'))", s.Parked)
 	}
 	if s.Resume != (Resume{}) {
 		if !t.ordered {

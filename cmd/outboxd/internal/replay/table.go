@@ -57,6 +57,9 @@ func inspect(ctx context.Context, conn *pgx.Conn, name string, columns relay.Col
 	return t, nil
 }
 
+// rowAlias is what a row of the table is called in a query.
+const rowAlias = "r"
+
 // sql is the table for use in SQL.
 func (t *table) sql() string {
 	return pgx.Identifier{t.relation.Schema, t.relation.Name}.Sanitize()

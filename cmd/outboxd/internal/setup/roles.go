@@ -55,8 +55,8 @@ func checkRoles(s *settings, st *state) (p Problems) {
 	return p
 }
 
-// relaySQL grants what `run` needs and nothing more: the witness, the ring, the
-// table for replay, and to empty the ring's partitions. To stream takes
+// relaySQL grants what `run` needs and nothing more: the witness, what is parked,
+// the ring, the table for replay, and to empty the ring's partitions. To stream takes
 // REPLICATION, which reads every table's changes, and no grant at all.
 func relaySQL(s *settings, st *state) string {
 	to := quote(s.relayRole)
@@ -64,6 +64,7 @@ func relaySQL(s *settings, st *state) string {
 	fmt.Fprintf(&b, "GRANT CONNECT ON DATABASE %s TO %s;\n", quote(st.database), to)
 	fmt.Fprintf(&b, "GRANT USAGE ON SCHEMA outboxd, %s TO %s;\n", quote(s.Schema), to)
 	fmt.Fprintf(&b, "GRANT SELECT, INSERT, UPDATE ON outboxd.witness TO %s;\n", to)
+	fmt.Fprintf(&b, "GRANT SELECT, INSERT, UPDATE, DELETE ON outboxd.parked TO %s;\n", to)
 	fmt.Fprintf(&b, "GRANT SELECT ON outboxd.ring, outboxd.schema_version TO %s;\n", to)
 	fmt.Fprintf(&b, "GRANT SELECT, INSERT (pipeline, action, from_position, to_position, reason) ON outboxd.audit TO %s;\n", to)
 	fmt.Fprintf(&b, "GRANT SELECT ON %s TO %s;\n", s.sql(), to)

@@ -52,7 +52,8 @@ func testApp(t *testing.T, conn *pgx.Conn) {
 		"INSERT INTO outbox (id, aggregatetype, aggregateid, type, created_at) VALUES (gen_random_uuid(), 'a', 'b', 'c', 'infinity')",
 		"INSERT INTO outbox_b0 (id, aggregatetype, aggregateid, type) VALUES (gen_random_uuid(), 'a', 'b', 'c')",
 		"SELECT * FROM outboxd.witness", "UPDATE outboxd.witness SET acked_lsn = 'F/0'", "SELECT * FROM outboxd.ring",
-		"SELECT * FROM outboxd.schema_version", "CREATE TABLE outboxd.mine (a int)", "CREATE TABLE public.mine (a int)",
+		"SELECT * FROM outboxd.schema_version", "SELECT * FROM outboxd.parked", "UPDATE outboxd.parked SET state = 'retry'",
+		"CREATE TABLE outboxd.mine (a int)", "CREATE TABLE public.mine (a int)",
 		"SELECT pg_create_logical_replication_slot('mine', 'pgoutput')",
 	} {
 		denied(t, conn, sql)
@@ -77,6 +78,8 @@ func testRelay(t *testing.T, d *database, relayURL string) {
 	for _, sql := range []string{
 		"UPDATE outboxd.witness SET acked_lsn = acked_lsn + 1, version = version + 1, updated_at = now()",
 		"INSERT INTO outboxd.witness (pipeline, system_id, timeline, epoch, slot, publication, acked_lsn) VALUES ('other', '1', 1, 1, 's', 'p', '0/1')",
+		"INSERT INTO outboxd.parked (pipeline, position, payload_kind, commit_time, size, reason) VALUES ('p', '1', 'json', now(), 1, 'x')",
+		"UPDATE outboxd.parked SET state = 'retry'", "SELECT * FROM outboxd.parked", "DELETE FROM outboxd.parked",
 		"SELECT buckets FROM outboxd.ring", "SELECT version_id FROM outboxd.schema_version", "SELECT id FROM outbox WHERE xid >= '0' ORDER BY seq",
 	} {
 		allowed(t, conn, sql)

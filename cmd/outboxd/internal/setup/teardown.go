@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -190,12 +191,41 @@ func removals(ctx context.Context, conn *pgx.Conn, o TeardownOptions, s *setting
 	case st.publication != nil && (st.publication.others > 0 || st.publication.schemas > 0 || st.publication.allTables):
 		publication.keep = "it publishes other tables too"
 	}
-	return []removal{
+	parked, err := parkedRemoval(ctx, conn, s, st)
+	if err != nil {
+		return nil, err
+	}
+	all := []removal{
 		{name: "replication slot " + s.Slot, found: st.slot != nil, sql: fmt.Sprintf("SELECT pg_drop_replication_slot(%s)", literal(s.Slot))},
 		publication,
 		{name: "pipeline " + s.Pipeline, found: st.witness != nil, sql: "DELETE FROM outboxd.witness WHERE pipeline = " + literal(s.Pipeline)},
 		tableRemoval(o, s, st, onTable),
-	}, nil
+	}
+	if parked.found {
+		all = slices.Insert(all, len(all)-1, parked)
+	}
+	return all, nil
+}
+
+// parkedSince is the version of the schema that has the table of parked events.
+const parkedSince = 2
+
+// parkedRemoval are the pipeline's parked events, and what is left of those that
+// were discarded.
+func parkedRemoval(ctx context.Context, conn *pgx.Conn, s *settings, st *state) (removal, error) {
+	r := removal{sql: "DELETE FROM outboxd.parked WHERE pipeline = " + literal(s.Pipeline)}
+	if st.schemaVersion < parkedSince {
+		return r, nil
+	}
+	var rows, parked int
+	err := conn.QueryRow(ctx, "SELECT count(*), count(*) FILTER (WHERE state <> 'discarded') FROM outboxd.parked WHERE pipeline = $1", s.Pipeline).Scan(&rows, &parked)
+	if err != nil {
+		return r, fmt.Errorf("look up parked events: %w", err)
+	}
+	if r.found = rows > 0; r.found {
+		r.name = fmt.Sprintf("%d parked events of pipeline %s, which were not published, and the record of %d discarded ones", parked, s.Pipeline, rows-parked)
+	}
+	return r, nil
 }
 
 func tableRemoval(o TeardownOptions, s *settings, st *state, readers int) removal {

@@ -1,0 +1,222 @@
+package parked
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/outboxd/outboxd/cdc"
+)
+
+const (
+	// queryTimeout bounds a query that moves few bytes, writeTimeout one that
+	// may move an event of any size.
+	queryTimeout = 10 * time.Second
+	writeTimeout = 60 * time.Second
+
+	// Bounds of one look for marked rows: the rows that are read at once, their
+	// bytes (one larger row passes alone), and the rows discarded at once.
+	maxRetries     = 500
+	maxRetryBytes  = 4 << 20
+	maxDiscards    = 1000
+	maxDetailBytes = 1000
+)
+
+// Store says whose lots to open.
+type Store struct {
+	// Database is a connection string or URL as pgx takes it.
+	Database string
+	Pipeline string
+	// Holder is how this process signs the witness.
+	Holder string
+}
+
+// Contents is what is parked when a lot is opened.
+type Contents struct {
+	Events int
+	Bytes  int64
+	// Domains are those that have a parked event.
+	Domains map[Domain]struct{}
+	// Repeated are the ids, by position, of the parked events that the witness
+	// is not past: the server may send them again.
+	Repeated map[cdc.Position]string
+}
+
+// Lot is the connection of the pipeline's leader to its parked events. Its
+// methods are for one goroutine at a time. Their errors are *cdc.Error; after
+// any of them the lot is of no use.
+type Lot struct {
+	conn     *pgx.Conn
+	pipeline string
+	holder   string
+}
+
+// Open connects and reads what is parked. The pipeline's witness must be held
+// by Store.Holder already, or a predecessor could still add to it.
+func (s Store) Open(ctx context.Context) (*Lot, *Contents, error) {
+	conn, err := connect(ctx, s.Database, "outboxd "+s.Pipeline+" parked")
+	if err != nil {
+		return nil, nil, err
+	}
+	l := &Lot{conn: conn, pipeline: s.Pipeline, holder: s.Holder}
+	contents, err := l.load(ctx)
+	if err != nil {
+		l.Close()
+		return nil, nil, named("read what is parked", err)
+	}
+	return l, contents, nil
+}
+
+// Close ends the connection, in good order if that takes no time.
+func (l *Lot) Close() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_ = l.conn.Close(ctx)
+}
+
+// published is the text of the position up to which everything is published,
+// for a row w of the witness. Positions of an earlier epoch are before it.
+const published = `(lpad(to_hex(w.epoch), 4, '0') || '.' || greatest(
+	lpad(to_hex((w.acked_lsn - '0/0'::pg_lsn)::bigint), 16, '0') || '.00000000',
+	lpad(to_hex((w.acked_commit - '0/0'::pg_lsn)::bigint), 16, '0') || '.' || lpad(to_hex(w.acked_events), 8, '0'))) COLLATE "C"`
+
+func (l *Lot) load(ctx context.Context) (*Contents, error) {
+	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
+	c := &Contents{Domains: map[Domain]struct{}{}, Repeated: map[cdc.Position]string{}}
+	err := l.conn.QueryRow(ctx, `SELECT count(*), coalesce(sum(size), 0)::bigint FROM outboxd.parked
+		WHERE pipeline = $1 AND state <> 'discarded'`, l.pipeline).Scan(&c.Events, &c.Bytes)
+	if err != nil || c.Events == 0 {
+		return c, err
+	}
+	var domain []byte
+	err = l.each(ctx, []any{&domain}, func() error {
+		c.Domains[Domain(domain)] = struct{}{}
+		return nil
+	}, `SELECT DISTINCT domain FROM outboxd.parked WHERE pipeline = $1 AND state <> 'discarded' AND domain IS NOT NULL`, l.pipeline)
+	if err != nil {
+		return nil, err
+	}
+	var position string
+	var id []byte
+	err = l.each(ctx, []any{&position, &id}, func() error {
+		p, err := cdc.ParsePosition(position)
+		c.Repeated[p] = string(id)
+		return err
+	}, `SELECT position, id FROM outboxd.parked p JOIN outboxd.witness w USING (pipeline)
+		WHERE p.pipeline = $1 AND p.state <> 'discarded' AND p.position >= `+published, l.pipeline)
+	return c, err
+}
+
+// each scans every row of a query into into.
+func (l *Lot) each(ctx context.Context, into []any, f func() error, query string, args ...any) error {
+	rows, err := l.conn.Query(ctx, query, args...)
+	if err != nil {
+		return err
+	}
+	_, err = pgx.ForEachRow(rows, into, f)
+	return err
+}
+
+// fence is the CTE that every write joins: it has a row, with the position up
+// to which everything is published, only while the pipeline's witness is held
+// by $2.
+const fence = `leader AS MATERIALIZED (
+	SELECT ` + published + ` AS published FROM outboxd.witness w WHERE w.pipeline = $1 AND w.holder = $2 FOR SHARE)`
+
+// Park makes rows of events and returns once they are durable. What is parked
+// behind an event that is marked for a retry is marked so as well.
+func (l *Lot) Park(ctx context.Context, events []Event) error {
+	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
+	c := newColumns(events)
+	var leads bool
+	var written int
+	err := l.conn.QueryRow(ctx, `WITH `+fence+`, written AS (
+		INSERT INTO outboxd.parked (pipeline, position, domain, destination, id, aggregatetype, aggregateid, type, payload, headers,
+			payload_kind, created_at, commit_time, size, reason, detail, behind, state)
+		SELECT $1, e.*, CASE WHEN e.behind THEN coalesce((
+			SELECT nullif(p.state, 'discard') FROM outboxd.parked p WHERE p.pipeline = $1 AND p.domain = e.domain AND p.state <> 'discarded'
+			ORDER BY p.position DESC LIMIT 1), 'parked') ELSE 'parked' END
+		FROM leader CROSS JOIN unnest($3::text[], $4::bytea[], $5::text[], $6::bytea[], $7::bytea[], $8::bytea[], $9::bytea[],
+			$10::bytea[], $11::bytea[], $12::text[], $13::timestamptz[], $14::timestamptz[], $15::bigint[], $16::text[], $17::text[], $18::boolean[])
+			AS e (position, domain, destination, id, aggregatetype, aggregateid, type, payload, headers, payload_kind, created_at, commit_time, size, reason, detail, behind)
+		ON CONFLICT DO NOTHING RETURNING 1)
+		SELECT EXISTS (SELECT FROM leader), (SELECT count(*) FROM written)`,
+		l.pipeline, l.holder, c.position, c.domain, c.destination, c.id, c.aggregateType, c.aggregateID, c.kind, c.payload, c.headers,
+		c.payloadKind, c.created, c.commit, c.size, c.reason, c.detail, c.behind).Scan(&leads, &written)
+	switch {
+	case err != nil:
+		return named("park events", err)
+	case !leads:
+		return l.lostLead()
+	case written < len(events):
+		// Open would have known them, if they were the same events.
+		return &cdc.Error{Code: cdc.CodeUnreachable, Detail: fmt.Sprintf("park events: %d of %d positions are taken", len(events)-written, len(events)),
+			Fix: "if this comes again: look at the rows of outboxd.parked from position " + c.position[0]}
+	}
+	return nil
+}
+
+func (l *Lot) lostLead() error {
+	return &cdc.Error{Code: cdc.CodeLostLead, Detail: fmt.Sprintf("the witness of pipeline %s is held by someone else: another relay has taken over", l.pipeline)}
+}
+
+// columns are events by column, as unnest takes them.
+type columns struct {
+	position, destination, payloadKind, reason, detail             []string
+	domain, id, aggregateType, aggregateID, kind, payload, headers [][]byte
+	created, commit                                                []*time.Time
+	size                                                           []int64
+	behind                                                         []bool
+}
+
+func newColumns(events []Event) *columns {
+	c := &columns{}
+	for i := range events {
+		e := &events[i]
+		c.position = append(c.position, e.Position.String())
+		c.domain = append(c.domain, domainColumn(e.Domain))
+		c.destination = append(c.destination, clean(e.Destination))
+		c.id = append(c.id, e.ID)
+		c.aggregateType = append(c.aggregateType, e.AggregateType)
+		c.aggregateID = append(c.aggregateID, e.AggregateID)
+		c.kind = append(c.kind, e.Type)
+		c.payload = append(c.payload, e.Payload)
+		c.headers = append(c.headers, e.Headers)
+		c.payloadKind = append(c.payloadKind, e.kind())
+		c.created = append(c.created, timeColumn(e.Time))
+		c.commit = append(c.commit, &e.CommitTime)
+		c.size = append(c.size, int64(e.Size()))
+		c.reason = append(c.reason, clean(e.Reason))
+		c.detail = append(c.detail, clean(e.Detail))
+		c.behind = append(c.behind, e.Reason == Behind)
+	}
+	return c
+}
+
+func domainColumn(d Domain) []byte {
+	if d == (Domain{}) {
+		return nil
+	}
+	return d[:]
+}
+
+func timeColumn(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &t
+}
+
+// clean makes of s, which may hold bytes of an event, a text that every
+// database takes.
+func clean(s string) string {
+	if len(s) > maxDetailBytes {
+		s = s[:maxDetailBytes]
+	}
+	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
+}

@@ -1,0 +1,205 @@
+package parked
+
+import (
+	"context"
+	"errors"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/outboxd/outboxd/cdc"
+)
+
+// Marks are what others want of the leader.
+type Marks struct {
+	// Discarded is what has just been discarded.
+	Discarded Change
+	// Retries are events to publish, in this order.
+	Retries []Event
+	// More: there may be more of either.
+	More bool
+}
+
+// Change is what is not parked any more.
+type Change struct {
+	Events int
+	Bytes  int64
+	// Freed are the domains of those events that have no other.
+	Freed []Domain
+}
+
+// Marked discards the rows that are marked for it, and returns those that are
+// to be published, as many as are taken at once, with their reasons. Everything
+// up to passed has been handed over in this session. Nothing may be parked between this and the next
+// Settle, or a domain could be freed that has a row.
+func (l *Lot) Marked(ctx context.Context, passed cdc.Position) (Marks, error) {
+	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
+	var m Marks
+	var any bool
+	err := l.conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM outboxd.parked WHERE pipeline = $1 AND state IN ('retry', 'discard'))`, l.pipeline).Scan(&any)
+	if err == nil && any {
+		m, err = l.marked(ctx, passed)
+	}
+	if err != nil {
+		return Marks{}, named("look for marked events", err)
+	}
+	return m, nil
+}
+
+func (l *Lot) marked(ctx context.Context, passed cdc.Position) (m Marks, err error) {
+	m.Discarded, err = l.change(ctx, "", `
+		UPDATE outboxd.parked p SET state = 'discarded', payload = NULL, headers = NULL FROM leader
+		WHERE p.pipeline = $1 AND p.state = 'discard' AND p.position IN (
+			SELECT position FROM outboxd.parked, leader WHERE pipeline = $1 AND state = 'discard' AND position < leader.published
+			ORDER BY position LIMIT $3)`, maxDiscards)
+	if err != nil {
+		return m, err
+	}
+	rows, err := l.conn.Query(ctx, `
+		SELECT position, domain, destination, id, aggregatetype, aggregateid, type, payload, headers, payload_kind, created_at, commit_time, reason
+		FROM outboxd.parked JOIN (
+			SELECT position, sum(size) OVER (ORDER BY position) - size AS before FROM outboxd.parked p JOIN outboxd.witness w USING (pipeline)
+			WHERE p.pipeline = $1 AND p.state = 'retry' AND (p.position < `+published+` OR p.behind AND p.position <= $4) AND NOT EXISTS (
+				SELECT FROM outboxd.parked e WHERE e.pipeline = p.pipeline AND e.domain = p.domain AND e.position < p.position AND e.state IN ('parked', 'discard'))
+			ORDER BY position LIMIT $2) head USING (position)
+		WHERE pipeline = $1 AND before < $3 ORDER BY position`, l.pipeline, maxRetries, maxRetryBytes, passed.String())
+	if err != nil {
+		return m, err
+	}
+	m.Retries, err = pgx.CollectRows(rows, scanEvent)
+	m.More = m.Discarded.Events == maxDiscards || len(m.Retries) > 0
+	return m, err
+}
+
+func scanEvent(row pgx.CollectableRow) (Event, error) {
+	var e Event
+	var position, kind string
+	var domain []byte
+	created := &e.Time
+	err := row.Scan(&position, &domain, &e.Destination, &e.ID, &e.AggregateType, &e.AggregateID, &e.Type, &e.Payload, &e.Headers, &kind, &created, &e.CommitTime, &e.Reason)
+	if err != nil {
+		return e, err
+	}
+	if created != nil {
+		e.Time = *created
+	}
+	if domain != nil {
+		e.Domain = Domain(domain)
+	}
+	e.setKind(kind)
+	e.Position, err = cdc.ParsePosition(position)
+	return e, err
+}
+
+// Refusal says that an event cannot be published this time either.
+type Refusal struct {
+	Position       cdc.Position
+	Reason, Detail string
+}
+
+// Settle deletes the rows of events that are published, and takes the mark from
+// those that were refused. What is parked only behind a published one gets its
+// mark, up to the next that has a reason of its own.
+func (l *Lot) Settle(ctx context.Context, published []cdc.Position, refused []Refusal) (Change, error) {
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+	defer cancel()
+	gone := make([]string, len(published))
+	for i, p := range published {
+		gone[i] = p.String()
+	}
+	positions, reasons, details := make([]string, len(refused)), make([]string, len(refused)), make([]string, len(refused))
+	for i, r := range refused {
+		positions[i], reasons[i], details[i] = r.Position.String(), clean(r.Reason), clean(r.Detail)
+	}
+	change, err := l.change(ctx, inherited, `
+		DELETE FROM outboxd.parked p USING leader WHERE p.pipeline = $1 AND p.position = ANY ($3::text[])`, gone)
+	if err == nil && len(refused) > 0 {
+		err = l.refuse(ctx, positions, reasons, details)
+	}
+	if err != nil {
+		return Change{}, named("settle released events", err)
+	}
+	return change, nil
+}
+
+func (l *Lot) refuse(ctx context.Context, positions, reasons, details []string) error {
+	var leads bool
+	err := l.conn.QueryRow(ctx, `WITH `+fence+`, refused AS (
+		UPDATE outboxd.parked p SET state = 'parked', attempts = attempts + 1, behind = false, reason = r.reason, detail = r.detail
+		FROM leader CROSS JOIN unnest($3::text[], $4::text[], $5::text[]) r (position, reason, detail)
+		WHERE p.pipeline = $1 AND p.position = r.position AND p.state = 'retry')
+		SELECT EXISTS (SELECT FROM leader)`, l.pipeline, l.holder, positions, reasons, details).Scan(&leads)
+	if err == nil && !leads {
+		return l.lostLead()
+	}
+	return err
+}
+
+// inherited is a CTE of Settle's, before the deletion.
+const inherited = `inherited AS (
+	UPDATE outboxd.parked p SET state = 'retry', marked_at = now(), marked_by = '' FROM leader
+	WHERE p.pipeline = $1 AND p.behind AND p.state = 'parked' AND p.domain IN (
+		SELECT domain FROM outboxd.parked WHERE pipeline = $1 AND position = ANY ($3::text[]))
+	AND NOT EXISTS (SELECT FROM outboxd.parked e WHERE e.pipeline = $1 AND e.domain = p.domain AND e.position < p.position
+		AND e.state IN ('parked', 'discard') AND NOT e.behind)), `
+
+// change runs a fenced statement that takes rows p out of the lot, after another
+// CTE, and says what it took. $1 is the pipeline, $2 the holder, $3 arg.
+func (l *Lot) change(ctx context.Context, also, statement string, arg any) (c Change, err error) {
+	leads := false
+	domains := map[Domain]bool{}
+	var domain []byte
+	var size *int64
+	err = l.each(ctx, []any{&leads, &domain, &size}, func() error {
+		if size == nil {
+			return nil
+		}
+		c.Events++
+		c.Bytes += *size
+		if domain != nil {
+			domains[Domain(domain)] = true
+		}
+		return nil
+	}, `WITH `+fence+`, `+also+`changed AS (`+statement+` RETURNING p.domain, p.size)
+		SELECT EXISTS (SELECT FROM leader), changed.domain, changed.size FROM (SELECT) always LEFT JOIN changed ON true`,
+		l.pipeline, l.holder, arg)
+	switch {
+	case err != nil:
+		return c, err
+	case !leads:
+		return c, l.lostLead()
+	}
+	c.Freed, err = l.freed(ctx, domains)
+	return c, err
+}
+
+// freed returns those of domains that have no row left.
+func (l *Lot) freed(ctx context.Context, domains map[Domain]bool) ([]Domain, error) {
+	if len(domains) == 0 {
+		return nil, nil
+	}
+	list := make([][]byte, 0, len(domains))
+	for d := range domains {
+		list = append(list, d[:])
+	}
+	var domain []byte
+	err := l.each(ctx, []any{&domain}, func() error {
+		delete(domains, Domain(domain))
+		return nil
+	}, `SELECT taken FROM unnest($2::bytea[]) taken WHERE EXISTS (
+		SELECT FROM outboxd.parked p WHERE p.pipeline = $1 AND p.domain = taken AND p.state <> 'discarded')`, l.pipeline, list)
+	free := make([]Domain, 0, len(domains))
+	for d := range domains {
+		free = append(free, d)
+	}
+	return free, err
+}
+
+// named gives err a code, unless it has one.
+func named(doing string, err error) error {
+	var e *cdc.Error
+	if errors.As(err, &e) {
+		return e
+	}
+	return queryError(doing, err)
+}

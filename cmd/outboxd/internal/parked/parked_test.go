@@ -1,0 +1,449 @@
+package parked_test
+
+import (
+	"bytes"
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"reflect"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	_ "github.com/jackc/pgx/v5/stdlib"
+
+	"github.com/outboxd/outboxd/cdc"
+	"github.com/outboxd/outboxd/cmd/outboxd/internal/parked"
+	"github.com/outboxd/outboxd/cmd/outboxd/internal/record"
+	"github.com/outboxd/outboxd/internal/devenv/devtest"
+	"github.com/outboxd/outboxd/migrations"
+)
+
+func TestMain(m *testing.M) { devtest.Main(m) }
+
+// yard is a database with a pipeline p whose witness is held by "us".
+type yard struct {
+	*pgx.Conn
+	t     *testing.T
+	url   string
+	store parked.Store
+}
+
+func newYard(t *testing.T) *yard {
+	t.Helper()
+	url := devtest.Database(t)
+	db, err := sql.Open("pgx", url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if _, err := migrations.Up(t.Context(), db); err != nil {
+		t.Fatal(err)
+	}
+	y := &yard{t: t, url: url, store: parked.Store{Database: url, Pipeline: "p", Holder: "us"}}
+	y.Conn = y.dial()
+	y.exec("INSERT INTO outboxd.witness (pipeline, system_id, timeline, epoch, slot, publication, acked_lsn, holder) VALUES ('p', '1', 1, 2, 's', 'p', '0/1000', 'us')")
+	return y
+}
+
+func (y *yard) dial() *pgx.Conn {
+	y.t.Helper()
+	conn, err := pgx.Connect(y.t.Context(), y.url)
+	if err != nil {
+		y.t.Fatal(err)
+	}
+	y.t.Cleanup(func() { _ = conn.Close(context.Background()) })
+	return conn
+}
+
+func (y *yard) exec(sql string, args ...any) {
+	y.t.Helper()
+	if _, err := y.Exec(y.t.Context(), sql, args...); err != nil {
+		y.t.Fatalf("%s: %v", sql, err)
+	}
+}
+
+// publishedTo moves the witness.
+func (y *yard) publishedTo(lsn cdc.LSN) {
+	y.t.Helper()
+	y.exec("UPDATE outboxd.witness SET acked_lsn = $1::pg_lsn", lsn.String())
+}
+
+func (y *yard) open() (*parked.Lot, *parked.Contents) {
+	y.t.Helper()
+	lot, contents, err := y.store.Open(y.t.Context())
+	if err != nil {
+		y.t.Fatal(err)
+	}
+	y.t.Cleanup(lot.Close)
+	return lot, contents
+}
+
+func (y *yard) desk() *parked.Desk {
+	y.t.Helper()
+	desk, err := parked.OpenDesk(y.t.Context(), y.url, "p")
+	if err != nil {
+		y.t.Fatal(err)
+	}
+	y.t.Cleanup(desk.Close)
+	return desk
+}
+
+// states is the states of all rows, in order.
+func (y *yard) states() string {
+	y.t.Helper()
+	var s string
+	if err := y.QueryRow(y.t.Context(), "SELECT coalesce(string_agg(state, ' ' ORDER BY position), '') FROM outboxd.parked").Scan(&s); err != nil {
+		y.t.Fatal(err)
+	}
+	return s
+}
+
+func at(commit cdc.LSN, ordinal uint32) cdc.Position {
+	return cdc.Position{Epoch: 2, Commit: commit, Ordinal: ordinal}
+}
+
+// event is one of a key, with its position for its id.
+func event(p cdc.Position, key, reason string) parked.Event {
+	domain, _ := parked.DomainOf("topic", []byte(key), nil)
+	return parked.Event{
+		Event: record.Event{
+			ID: []byte(p.String()), AggregateType: []byte("order"), AggregateID: []byte(key), Type: []byte("placed"), Payload: []byte("{}"),
+			Position: p, CommitTime: time.Date(2026, 11, 25, 1, 2, 3, 456789000, time.UTC),
+		},
+		Domain: domain, Destination: "topic", Reason: reason, Detail: "found this",
+	}
+}
+
+func park(t *testing.T, lot *parked.Lot, events ...parked.Event) {
+	t.Helper()
+	if err := lot.Park(t.Context(), events); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func marked(t *testing.T, lot *parked.Lot) parked.Marks {
+	t.Helper()
+	m, err := lot.Marked(t.Context(), cdc.Position{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+func positions(events []parked.Event) []cdc.Position {
+	var all []cdc.Position
+	for i := range events {
+		all = append(all, events[i].Position)
+	}
+	return all
+}
+
+func expect(t *testing.T, what string, got, want any) {
+	t.Helper()
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("%s: %v\nwant %v", what, got, want)
+	}
+}
+
+func expectCode(t *testing.T, err error, code cdc.Code, words ...string) {
+	t.Helper()
+	var named *cdc.Error
+	if !errors.As(err, &named) || named.Code != code {
+		t.Fatalf("%v, want %s", err, code)
+	}
+	for _, w := range words {
+		if !strings.Contains(named.Error()+named.Fix, w) {
+			t.Errorf("%v, fix %s: does not say %q", named, named.Fix, w)
+		}
+	}
+}
+
+// TestRoundTrip: what is parked comes back byte for byte, whatever the bytes;
+// NULL stays NULL and the empty text stays that.
+func TestRoundTrip(t *testing.T) {
+	y := newYard(t)
+	lot, _ := y.open()
+	strange := event(at(0x10, 0), "key\x00\xff", "too_large")
+	strange.Payload, strange.Headers, strange.Type = []byte("\x00\xff\x01"), nil, []byte{}
+	strange.PayloadKind = record.Binary
+	strange.Time = time.Date(2026, 11, 24, 1, 2, 3, 4000, time.UTC)
+	strange.Destination, strange.Detail = "a\x00b", "bad \xff "+strings.Repeat("x", 2000)
+	unkeyed := event(at(0x10, 1), "", "missing_key")
+	unkeyed.AggregateID, unkeyed.Domain, unkeyed.Payload = nil, parked.Domain{}, nil
+	raw := parked.Event{Raw: true, Reason: "bad_record", Event: record.Event{PayloadKind: record.Binary}}
+	raw.Position, raw.CommitTime, raw.Payload = at(0x20, 0), strange.CommitTime, []byte(`{"events":[`)
+	park(t, lot, strange, unkeyed, raw)
+	y.exec("UPDATE outboxd.parked SET state = 'retry'")
+
+	got := marked(t, lot).Retries
+	if len(got) != 3 {
+		t.Fatalf("%d events", len(got))
+	}
+	strange.Destination = "a\uFFFDb" // a text for people
+	for i, want := range []parked.Event{strange, unkeyed, raw} {
+		want.Detail = "" // not needed to publish
+		got[i].CommitTime, got[i].Time = got[i].CommitTime.UTC(), got[i].Time.UTC()
+		expect(t, "event", got[i], want)
+	}
+}
+
+// TestOpen tells what is there, and which of it may come again.
+func TestOpen(t *testing.T) {
+	y := newYard(t)
+	lot, contents := y.open()
+	expect(t, "empty", [2]int{contents.Events, len(contents.Domains)}, [2]int{})
+	old := event(at(0xff0, 0), "a", "too_large")
+	earlier := event(cdc.Position{Epoch: 1, Commit: 0x9000}, "a", parked.Behind)
+	inside, outside := event(at(0x2000, 1), "b", "too_large"), event(at(0x2000, 2), "b", parked.Behind)
+	unkeyed := event(at(0x3000, 0), "", "missing_key")
+	unkeyed.Domain = parked.Domain{}
+	park(t, lot, old, earlier, inside, outside, unkeyed)
+	y.exec("UPDATE outboxd.witness SET acked_commit = '0/2000', acked_events = 2")
+	y.exec("INSERT INTO outboxd.parked SELECT 'other', position, domain, destination, id, aggregatetype, aggregateid, type, payload, headers, payload_kind, created_at, commit_time, size, reason FROM outboxd.parked")
+	_, contents = y.open()
+	bytes := int64(old.Size() + earlier.Size() + inside.Size() + outside.Size() + unkeyed.Size())
+	expect(t, "contents", *contents, parked.Contents{
+		Events: 5, Bytes: bytes,
+		Domains:  map[parked.Domain]struct{}{old.Domain: {}, inside.Domain: {}},
+		Repeated: map[cdc.Position]string{outside.Position: string(outside.ID), unkeyed.Position: string(unkeyed.ID)},
+	})
+}
+
+// TestOnlyTheHolderWrites: a relay that lost the slot changes nothing.
+func TestOnlyTheHolderWrites(t *testing.T) {
+	y := newYard(t)
+	lot, _ := y.open()
+	park(t, lot, event(at(0x10, 0), "a", "too_large"), event(at(0x20, 0), "b", "too_large"), event(at(0x30, 0), "c", "too_large"))
+	y.exec("UPDATE outboxd.parked SET state = CASE WHEN aggregateid = 'a' THEN 'discard' ELSE 'retry' END")
+	y.exec("UPDATE outboxd.witness SET holder = 'another'")
+	expectCode(t, lot.Park(t.Context(), []parked.Event{event(at(0x40, 0), "d", "too_large")}), cdc.CodeLostLead)
+	_, err := lot.Marked(t.Context(), cdc.Position{})
+	expectCode(t, err, cdc.CodeLostLead)
+	_, err = lot.Settle(t.Context(), []cdc.Position{at(0x20, 0)}, nil)
+	expectCode(t, err, cdc.CodeLostLead)
+	_, err = lot.Settle(t.Context(), nil, []parked.Refusal{{Position: at(0x30, 0), Reason: "too_large"}})
+	expectCode(t, err, cdc.CodeLostLead)
+	expect(t, "rows", y.states(), "discard retry retry")
+}
+
+// TestClaimWaitsForWrite: who takes over cannot sign the witness while a write
+// is under way, so that it then sees the row.
+func TestClaimWaitsForWrite(t *testing.T) {
+	y := newYard(t)
+	for range 20 { // the write gives up after a second in which we were slow
+		if y.claimMeetsWrite() {
+			return
+		}
+	}
+	t.Fatal("the write never lasted long enough")
+}
+
+func (y *yard) claimMeetsWrite() bool {
+	ctx := y.t.Context()
+	lot, _ := y.open()
+	// Somebody holds the position, so that the write cannot end.
+	blocker, err := y.dial().Begin(ctx)
+	if err == nil {
+		_, err = blocker.Exec(ctx, "INSERT INTO outboxd.parked (pipeline, position, payload_kind, commit_time, size, reason) VALUES ('p', $1, 'json', now(), 1, 'x')", at(0x10, 0).String())
+	}
+	if err != nil {
+		y.t.Fatal(err)
+	}
+	written := make(chan error, 1)
+	go func() { written <- lot.Park(ctx, []parked.Event{event(at(0x10, 0), "a", "too_large")}) }()
+	waits := false
+	for !waits && len(written) == 0 {
+		err := y.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND locktype = 'transactionid')").Scan(&waits)
+		if err != nil {
+			y.t.Fatal(err)
+		}
+	}
+	y.exec("SET lock_timeout = '50ms'")
+	_, claim := y.Exec(ctx, "UPDATE outboxd.witness SET holder = 'successor'")
+	blocker.Rollback(ctx)
+	if err := <-written; err != nil {
+		y.exec("UPDATE outboxd.witness SET holder = 'us'")
+		return false
+	}
+	if claim == nil {
+		y.t.Error("the witness was signed while a write was under way: its row is missing in what the successor reads")
+	}
+	y.exec("SET lock_timeout = 0")
+	y.exec("UPDATE outboxd.witness SET holder = 'successor'")
+	expect(y.t, "rows", y.states(), "parked")
+	return true
+}
+
+// TestMarksWaitForTheWitness: what the server may send again is not taken out.
+func TestMarksWaitForTheWitness(t *testing.T) {
+	y := newYard(t)
+	lot, _ := y.open()
+	park(t, lot, event(at(0x1000, 0), "a", "too_large"), event(at(0x1000, 1), "b", parked.Behind), event(at(0x1000, 2), "c", "too_large"))
+	y.exec("UPDATE outboxd.parked SET state = CASE WHEN aggregateid = 'a' THEN 'discard' ELSE 'retry' END")
+	m := marked(t, lot)
+	expect(t, "marks before", [2]int{m.Discarded.Events, len(m.Retries)}, [2]int{})
+	expect(t, "rows", y.states(), "discard retry retry")
+	y.exec("UPDATE outboxd.witness SET acked_commit = '0/1000', acked_events = 1")
+	m = marked(t, lot)
+	expect(t, "marks with the first event", [2]int{m.Discarded.Events, len(m.Retries)}, [2]int{1, 0})
+	m, err := lot.Marked(t.Context(), at(0x1000, 2))
+	expect(t, "marks that the session is past", [2]any{len(m.Retries), err}, [2]any{1, nil})
+	y.publishedTo(0x1001)
+	m = marked(t, lot)
+	expect(t, "marks after", [2]int{m.Discarded.Events, len(m.Retries)}, [2]int{0, 2})
+}
+
+// TestRetriesInOrder: nothing overtakes an earlier event of its domain that
+// stays; the unkeyed wait for nobody.
+func TestRetriesInOrder(t *testing.T) {
+	y := newYard(t)
+	lot, _ := y.open()
+	unkeyed := event(at(0x50, 0), "", "missing_key")
+	unkeyed.Domain = parked.Domain{}
+	also := unkeyed
+	also.Position = at(0x40, 0)
+	park(t, lot, event(at(0x10, 0), "a", "too_large"), event(at(0x20, 0), "b", "too_large"), event(at(0x30, 0), "a", parked.Behind), also, unkeyed,
+		event(at(0x60, 0), "b", parked.Behind))
+	y.exec("UPDATE outboxd.parked SET state = 'retry' WHERE position <> ALL ($1::text[])", []string{at(0x10, 0).String(), at(0x40, 0).String()})
+	expect(t, "retries", positions(marked(t, lot).Retries), []cdc.Position{at(0x20, 0), at(0x50, 0), at(0x60, 0)})
+	y.exec("UPDATE outboxd.parked SET state = 'retry'")
+	expect(t, "retries", len(marked(t, lot).Retries), 6)
+
+	change, err := lot.Settle(t.Context(), []cdc.Position{at(0x10, 0), at(0x20, 0), at(0x60, 0)}, []parked.Refusal{{Position: at(0x30, 0), Reason: "bad_topic", Detail: "again"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := event(at(0x20, 0), "b", "").Domain
+	expect(t, "change", [2]any{change.Events, change.Freed}, [2]any{3, []parked.Domain{b}})
+	// The other event of key a has a reason of its own by now.
+	expect(t, "rows", y.states(), "parked retry retry")
+	row, err := y.desk().Show(t.Context(), at(0x30, 0).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect(t, "refused", fmt.Sprint(row.State, " ", row.Attempts, " ", row.Reason, " ", row.Detail), "parked 1 bad_topic again")
+}
+
+// TestRetriesAreBounded in number and bytes; a large one passes alone.
+func TestRetriesAreBounded(t *testing.T) {
+	y := newYard(t)
+	lot, _ := y.open()
+	var events []parked.Event
+	for i := range 600 {
+		events = append(events, event(at(0x10, uint32(i)), "a", parked.Behind))
+	}
+	for i, size := range []int{5 << 20, 3 << 20, 3 << 20} {
+		e := event(at(0x9, uint32(i)), "big", "too_large")
+		e.Payload = bytes.Repeat([]byte("x"), size)
+		events = append(events, e)
+	}
+	park(t, lot, events...)
+	y.exec("UPDATE outboxd.parked SET state = 'retry'")
+	for _, want := range []int{1, 2, 500, 100, 0} {
+		m := marked(t, lot)
+		if len(m.Retries) != want && want < 400 || len(m.Retries) > 500 {
+			t.Errorf("%d at once, want %d", len(m.Retries), want)
+		}
+		expect(t, "more", m.More, len(m.Retries) > 0)
+		if len(m.Retries) == 0 {
+			break
+		}
+		if _, err := lot.Settle(t.Context(), positions(m.Retries), nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	expect(t, "rows", y.states(), "")
+}
+
+// TestDiscard leaves the row without what the event held.
+func TestDiscard(t *testing.T) {
+	y := newYard(t)
+	lot, _ := y.open()
+	first, second := event(at(0x10, 0), "a", "too_large"), event(at(0x20, 0), "a", parked.Behind)
+	park(t, lot, first, second)
+	desk := y.desk()
+	for i, id := range []string{string(first.ID), string(second.ID)} {
+		if _, err := desk.Mark(t.Context(), parked.Selection{IDs: []string{id}}, parked.Discard, "a test order"); err != nil {
+			t.Fatal(err)
+		}
+		c := marked(t, lot).Discarded
+		expect(t, "discarded", [3]any{c.Events, c.Bytes, len(c.Freed)}, [3]any{1, int64(first.Size() + i*(second.Size()-first.Size())), i})
+	}
+	row, err := desk.Show(t.Context(), string(first.ID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect(t, "audit", [3]any{row.State, row.Note, len(row.Payload)}, [3]any{parked.Discarded, "a test order", 0})
+	if !strings.HasPrefix(row.MarkedBy, "postgres") || time.Since(row.MarkedAt) > time.Hour {
+		t.Errorf("marked by %q at %s", row.MarkedBy, row.MarkedAt)
+	}
+	_, contents := y.open()
+	expect(t, "contents", [3]int{contents.Events, len(contents.Domains), len(contents.Repeated)}, [3]int{})
+}
+
+// TestPositionTaken: a row that is not the event is no reason to ack it.
+func TestPositionTaken(t *testing.T) {
+	y := newYard(t)
+	lot, _ := y.open()
+	park(t, lot, event(at(0x10, 0), "a", "too_large"))
+	expectCode(t, lot.Park(t.Context(), []parked.Event{event(at(0x10, 0), "b", "too_large")}), cdc.CodeUnreachable, "1 of 1 positions are taken")
+}
+
+// TestNotMigrated names what is missing.
+func TestNotMigrated(t *testing.T) {
+	y := newYard(t)
+	y.exec("DROP TABLE outboxd.parked")
+	_, _, err := y.store.Open(t.Context())
+	expectCode(t, err, cdc.CodeNotSetUp, "older than this program", "outboxd setup")
+}
+
+// TestInherit: what is only behind a released event follows it, up to the next
+// that has a reason of its own.
+func TestInherit(t *testing.T) {
+	y := newYard(t)
+	lot, _ := y.open()
+	park(t, lot, event(at(0x10, 0), "a", "too_large"), event(at(0x20, 0), "a", parked.Behind), event(at(0x30, 0), "b", "too_large"))
+	if _, err := y.desk().Mark(t.Context(), parked.Selection{IDs: []string{at(0x10, 0).String()}}, parked.Retry, ""); err != nil {
+		t.Fatal(err)
+	}
+	// Behind e20, which has no mark.
+	park(t, lot, event(at(0x40, 0), "a", parked.Behind), event(at(0x50, 0), "a", "bad_topic"), event(at(0x60, 0), "a", parked.Behind), event(at(0x70, 0), "b", parked.Behind))
+	expect(t, "rows", y.states(), "retry parked parked parked parked parked parked")
+	if _, err := lot.Settle(t.Context(), []cdc.Position{at(0x10, 0)}, nil); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, "rows", y.states(), "retry parked retry parked parked parked")
+	y.exec("UPDATE outboxd.parked SET state = 'retry'")
+	park(t, lot, event(at(0x80, 0), "a", parked.Behind), event(at(0x90, 0), "a", "too_large"))
+	expect(t, "rows", y.states(), "retry retry retry retry retry retry retry parked")
+	y.exec("UPDATE outboxd.parked SET state = 'discard'")
+	park(t, lot, event(at(0xa0, 0), "a", parked.Behind))
+	expect(t, "rows", y.states(), "discard discard discard discard discard discard discard discard parked")
+}
+
+// TestManyKeys: what is known of 100,000 parked keys takes less than 64 MB, also
+// if all of them may come again.
+func TestManyKeys(t *testing.T) {
+	y := newYard(t)
+	y.exec(`INSERT INTO outboxd.parked (pipeline, position, domain, id, payload_kind, commit_time, size, reason)
+		SELECT 'p', '0002.' || lpad(to_hex(65536 + i), 16, '0') || '.00000000', sha256(int4send(i)), convert_to(gen_random_uuid()::text, 'UTF8'), 'json', now(), 100, 'too_large'
+		FROM generate_series(1, 100000) i`)
+	heap := func() uint64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	before := heap()
+	_, contents := y.open()
+	took := heap() - before
+	expect(t, "contents", [3]int{contents.Events, len(contents.Domains), len(contents.Repeated)}, [3]int{100000, 100000, 100000})
+	t.Logf("%d MB", took>>20)
+	if took > 64<<20 {
+		t.Errorf("%d MB", took>>20)
+	}
+}

@@ -1,0 +1,314 @@
+package relay_test
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/outboxd/outboxd/cdc"
+	"github.com/outboxd/outboxd/cmd/outboxd/internal/parked"
+	"github.com/outboxd/outboxd/cmd/outboxd/internal/relay"
+	"github.com/outboxd/outboxd/publisher"
+	"github.com/outboxd/outboxd/publisher/publishertest"
+)
+
+// parkedKey starts a relay that has parked e000, which the broker refuses until
+// accept is called, and e001 and e003 behind it.
+func parkedKey(t *testing.T) (b *bench, y *yard, accept func()) {
+	b = newBench(t)
+	y = b.park(relay.ParkKey)
+	b.broker.Script, accept = refuse(event(0))
+	b.insertKeys(0, "a", "a", "b", "a")
+	b.start()
+	settle(3 * time.Second)
+	b.expect("parked", y.parked(), "e000:too_large e001:behind e003:behind")
+	return b, y, accept
+}
+
+// TestRelease (P6): what is released is published in order, with its id, its
+// position and a header, its row goes, and the key is handed back.
+func TestRelease(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		b, y, accept := parkedKey(t)
+		accept()
+		y.mark(parked.Retry)
+		settle(3 * time.Second)
+		b.insertKeys(4, "a")
+		settle(time.Second)
+		b.expect("parked", y.parked(), "")
+		b.expect("a", b.order("a"), "e000 e001 e003 e004")
+		for _, r := range b.broker.Stored() {
+			retried := "true"
+			if r.ID == event(4) || r.ID == event(2) {
+				retried = ""
+			}
+			b.expect("retried "+r.ID, header(r, "outboxd-retried"), retried)
+		}
+		b.expect("position", header(b.broker.Stored()[1], "ce_sequence"), "0001.0000000000001000.00000000")
+		b.expect("released", b.exposed("outboxd_parked_released_total"), "3")
+		b.expect("gauges", b.exposed("outboxd_parked_events")+b.exposed("outboxd_parked_bytes")+b.exposed("outboxd_parked_keys"), "000")
+		b.expect("acks", fmt.Sprint(strings.Count(b.slot.ackedIDs(), "e")), "5")
+		b.expectFlowing()
+		if err := b.finish(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestReleaseUnderLoad: nothing live of the key slips in between while its
+// events are released, batch by batch.
+func TestReleaseUnderLoad(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		b := newBench(t)
+		y := b.park(relay.ParkKey)
+		y.batch = 3
+		var accept func()
+		script, accept := refuse(event(0))
+		b.broker.Script = func(r *publisher.Record) publishertest.Answer {
+			a := script(r)
+			a.After = time.Duration(rand.N(10)) * time.Millisecond
+			return a
+		}
+		n := 0
+		load := func(d time.Duration) {
+			for range int(d / (20 * time.Millisecond)) {
+				b.insertKeys(n, "a", "b")
+				n += 2
+				settle(20 * time.Millisecond)
+			}
+		}
+		b.start()
+		load(2 * time.Second)
+		accept()
+		y.mark(parked.Retry, event(0)) // what is behind it follows
+		for y.parked() != "" {
+			load(100 * time.Millisecond)
+			if n > 4000 {
+				t.Fatalf("the key is not handed back; parked %s", y.parked())
+			}
+		}
+		load(time.Second)
+		settle(time.Second)
+		for _, key := range []string{"a", "b"} {
+			var want []string
+			for i := range n {
+				if (i%2 == 0) == (key == "a") {
+					want = append(want, event(i))
+				}
+			}
+			b.expect(key, b.order(key), strings.Join(want, " "))
+		}
+		if err := b.finish(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestReleaseOfPoison: it is still too large. It goes back, what is behind it
+// waits, the others are released.
+func TestReleaseOfPoison(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		b, y, _ := parkedKey(t)
+		b.slot.insert(event(4), "NULL")
+		settle(3 * time.Second)
+		b.Format = unkeyed(t)
+		y.mark(parked.Retry)
+		settle(5 * time.Second)
+		b.running()
+		b.expect("parked", y.parked(), "e000:too_large e001:behind e003:behind")
+		if !b.has(event(4)) {
+			t.Error("e004 has nothing to do with it and was not released")
+		}
+		if y.rows["0001.0000000000001000.00000000"].attempts != 1 {
+			t.Error("the attempt was not counted")
+		}
+		b.expectFlowing()
+		b.expect("a", b.order("a"), "")
+		_ = b.finish()
+	})
+}
+
+// TestReleaseOfPoisonUnderStop: the relay stops in front of what comes, not
+// because of what it releases.
+func TestReleaseOfPoisonUnderStop(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		b, y, _ := parkedKey(t)
+		_ = b.finish()
+		b.Parking.Policy = relay.Stop
+		b.start()
+		settle(3 * time.Second)
+		y.mark(parked.Retry, event(0))
+		settle(10 * time.Second)
+		b.running()
+		b.expect("parked", y.parked(), "e000:too_large e001:behind e003:behind")
+		b.expectFlowing()
+		_ = b.finish()
+	})
+}
+
+// TestReleaseOfUnmakeable: no record can be made of it this time either. The
+// session that was begun for it goes on, and what is behind it waits.
+func TestReleaseOfUnmakeable(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		b := newBench(t)
+		y := b.park(relay.ParkKey)
+		bad := cdc.Message{Kind: cdc.Insert, Relation: outboxTable, Row: row(event(0), "order", "a", "NULL", "{}")}
+		b.slot.commit(message{ids: []string{event(0)}, Message: bad})
+		b.insertKeys(1, "a", "b")
+		b.start()
+		settle(3 * time.Second)
+		y.mark(parked.Retry)
+		settle(3 * time.Second)
+		b.expect("parked", y.parked(), "e000:missing_field e001:behind")
+		b.expect("stored", b.stored(), "e002")
+		if opened, _ := b.slot.sessions(); opened != 2 {
+			t.Errorf("%d sessions", opened)
+		}
+		_ = b.finish()
+	})
+}
+
+// TestReleaseOfHeld: the world is in the way of what is released. That is said,
+// what is live goes on, and it is published when the world is mended.
+func TestReleaseOfHeld(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		b, y, accept := parkedKey(t)
+		accept()
+		var mended atomic.Bool
+		b.broker.Script = func(r *publisher.Record) publishertest.Answer {
+			if r.ID == event(0) && !mended.Load() {
+				return publishertest.Answer{Err: &publisher.HeldError{Reason: "missing_topic", Target: "gone"}}
+			}
+			return publishertest.Answer{}
+		}
+		y.mark(parked.Retry)
+		settle(10 * time.Second)
+		for i := range 20 {
+			b.insertKeys(10+i, "b")
+			settle(7 * time.Second)
+			if !b.has(event(10 + i)) {
+				t.Errorf("%s waits for a parked event", event(10+i))
+			}
+			if s := b.Status(); s.Phase != relay.Holding || s.Target != "gone" {
+				t.Errorf("status %+v", s)
+			}
+		}
+		if n := b.logged.count("msg=held"); n != 1 {
+			t.Errorf("%d lines:\n%s", n, b.logged)
+		}
+		mended.Store(true)
+		settle(time.Minute)
+		b.expect("parked", y.parked(), "")
+		b.expect("a", b.order("a"), "e000 e001 e003")
+		b.expectFlowing()
+		_ = b.finish()
+	})
+}
+
+// TestReleaseIsTakenBack: nobody wants the held event to be released any more.
+func TestReleaseIsTakenBack(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		b, y, _ := parkedKey(t)
+		b.broker.Script = func(r *publisher.Record) publishertest.Answer {
+			if r.ID == event(0) {
+				return publishertest.Answer{Err: &publisher.HeldError{Reason: "missing_topic", Target: "gone"}}
+			}
+			return publishertest.Answer{}
+		}
+		y.mark(parked.Retry)
+		settle(10 * time.Second)
+		if s := b.Status(); s.Phase != relay.Holding {
+			t.Errorf("status %+v", s)
+		}
+		y.mark(parked.Discard)
+		settle(10 * time.Second)
+		b.expect("parked", y.parked(), "")
+		b.expectFlowing()
+		_ = b.finish()
+	})
+}
+
+// TestReleaseIsDrained: a stop in the middle of a release settles what the
+// broker took.
+func TestReleaseIsDrained(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		b, y, accept := parkedKey(t)
+		accept()
+		b.broker.Script = func(*publisher.Record) publishertest.Answer {
+			return publishertest.Answer{After: 5 * time.Second}
+		}
+		y.mark(parked.Retry, event(0))
+		settle(3 * time.Second)
+		b.insertKeys(4, "b")
+		settle(time.Second)
+		if err := b.finish(); err != nil {
+			t.Error(err)
+		}
+		b.expect("parked", y.parked(), "e001:behind e003:behind")
+		b.expect("stored", b.stored(), "e002 e000")
+		b.expect("in flight", b.exposed("outboxd_inflight_events"), "0")
+	})
+}
+
+// TestReleaseGetsLost: the broker goes in the middle of a release. Nothing is
+// taken out that was not acked, and what was is published once.
+func TestReleaseGetsLost(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		b, y, accept := parkedKey(t)
+		accept()
+		b.broker.Script = func(r *publisher.Record) publishertest.Answer {
+			if r.ID == event(1) {
+				return publishertest.Answer{After: 2 * time.Second}
+			}
+			return publishertest.Answer{}
+		}
+		y.mark(parked.Retry)
+		settle(time.Second)
+		b.broker.Cut()
+		settle(time.Minute)
+		b.expect("parked", y.parked(), "")
+		b.expect("a", b.order("a"), "e000 e001 e003")
+		b.expectFlowing()
+		_ = b.finish()
+	})
+}
+
+// TestReleaseNeedsNewPublisher: the broker's limit was raised, which a publisher
+// sees when it is opened.
+func TestReleaseNeedsNewPublisher(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		b := newBench(t)
+		y := b.park(relay.ParkKey)
+		var raised atomic.Bool
+		limited := true // what the open publisher knows
+		open := b.OpenPublisher
+		b.OpenPublisher = func(ctx context.Context, done publisher.Done, guard publisher.Guard) (publisher.Publisher, error) {
+			limited = !raised.Load()
+			return open(ctx, done, guard)
+		}
+		b.broker.Lanes = 1
+		b.broker.Script = func(r *publisher.Record) publishertest.Answer {
+			if r.ID == event(0) && limited {
+				return publishertest.Answer{Err: tooLarge()}
+			}
+			return publishertest.Answer{}
+		}
+		b.insertKeys(0, "a", "a")
+		b.start()
+		settle(10 * time.Second)
+		raised.Store(true)
+		y.mark(parked.Retry, event(0))
+		settle(3 * time.Second)
+		b.expect("a", b.order("a"), "e000 e001")
+		b.expect("parked", y.parked(), "")
+		if n := b.exposed(`outboxd_sessions_total{reason="release"}`); n != "1" {
+			t.Errorf("%s sessions ended for the release", n)
+		}
+		b.expectFlowing()
+		_ = b.finish()
+	})
+}

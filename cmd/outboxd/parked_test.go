@@ -1,0 +1,115 @@
+package main
+
+import (
+	"encoding/json"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestParkedCommands: a key is parked, shown, retried and discarded while its
+// relay runs.
+func TestParkedCommands(t *testing.T) {
+	db, path := database(t, "--pipeline", "p"), filepath.Join(t.TempDir(), "out")
+	execSQL(t, db, "ALTER TABLE outbox ALTER type DROP NOT NULL")
+	// No type: CloudEvents cannot do without, and the key is known.
+	execSQL(t, db, `INSERT INTO outbox (id, aggregatetype, aggregateid, payload) VALUES ('0190d5a5-6c3a-7000-8000-000000000001', 'order', 'one', '{"secret":"x"}')`)
+	insert(t, db, 1, 3)
+	execSQL(t, db, `INSERT INTO outbox (id, aggregatetype, aggregateid, payload) VALUES ('0190d5a5-6c3a-7000-8000-000000000002', 'order', E'two\e[31m', '{}')`)
+	b := run(t, db, path, "--pipeline", "p")
+	eventually(t, "5 parked events", func() bool {
+		_, body := b.get("/metrics")
+		return strings.Contains(body, `outboxd_parked_events{pipeline="p"} 5`) && strings.Contains(body, `outboxd_parked_keys{pipeline="p"} 2`)
+	})
+	parked := func(command string, args ...string) result {
+		return call(t, nil, append(append(append([]string{"parked"}, strings.Fields(command)...), "--database", db, "--pipeline", "p"), args...)...)
+	}
+	says := func(r result, exit int, words ...string) {
+		t.Helper()
+		r.expect(t, exit)
+		for _, w := range words {
+			if !strings.Contains(r.out, w) {
+				t.Errorf("does not say %q:\n%s%s", w, r.out, r.err)
+			}
+		}
+	}
+	says(parked("list"), 0, "missing_field  parked  2", "behind         parked  3")
+	says(parked("list --key one --limit 2"), 0, "0190d5a5-6c3a-7000-8000-000000000001  one", "missing_field")
+	var rows []rowView
+	if err := json.Unmarshal([]byte(parked("list --reason behind -o json").out), &rows); err != nil || len(rows) != 3 || *rows[0].AggregateID != "one" {
+		t.Errorf("%v %+v", err, rows)
+	}
+	if out := parked("list --reason missing_field").out; strings.Contains(out, "\x1b") {
+		t.Errorf("the key steers the terminal:\n%s", out)
+	}
+	says(parked("show 0190d5a5-6c3a-7000-8000-000000000001"), 0, `payload        {"secret":"x"}`, "type is NULL", "state          parked")
+	says(parked("show 0190d5a5-6c3a-7000-8000-000000000001 --payload"), 0, `{"secret":"x"}`)
+	parked("show nobody").expect(t, 1, "nothing_parked", "nobody", "outboxd parked list --pipeline p --database")
+
+	parked("retry "+rows[0].ID).expect(t, 1, "not_the_first", "waits behind event 0190d5a5-6c3a-7000-8000-000000000001", "--key")
+	says(parked("retry --reason missing_field --wait"), 0, "published   0 events", "still there 2 events")
+	says(parked("discard 0190d5a5-6c3a-7000-8000-000000000001 --wait", "--note", "has no type"), 0, "discarded   1 event", "behind      3 events, which stay parked")
+	says(parked("show 0190d5a5-6c3a-7000-8000-000000000001"), 0, "state          discarded", "note           has no type")
+	says(parked("retry --key one --wait"), 0, "published   3 events")
+	insert(t, db, 4, 2)
+	eventually(t, "the key is handed back", func() bool { return len(numbers(t, path)) == 5 })
+	for i, n := range numbers(t, path) {
+		if n != i+1 {
+			t.Errorf("event %d in place %d", n, i)
+		}
+	}
+	if code := b.finish(); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	says(parked("discard --all --note over"), 0, "marked      1 event to discard; the relay does it")
+	r := call(t, nil, "teardown", "--database", db, "--pipeline", "p", "--yes")
+	says(r, 0, "1 parked events of pipeline p, which were not published, and the record of 1 discarded ones")
+}
+
+func TestParkedUsage(t *testing.T) {
+	for args, want := range map[string]string{
+		"show":                        "give one id",
+		"show a b":                    "give one id",
+		"list --key a --reason b":     "give one of --key and --reason",
+		"list extra":                  `unknown argument "extra"`,
+		"list --limit 0":              "--limit 0",
+		"list -o xml":                 `--output "xml"`,
+		"retry":                       "one of them",
+		"retry a --all":               "one of them",
+		"retry --destination x --all": "--destination needs --key",
+		"discard a":                   "--note",
+		"discard --note x":            "one of them",
+		"retri":                       "did you mean retry",
+	} {
+		call(t, nil, append([]string{"parked"}, strings.Fields(args)...)...).expect(t, 2, want)
+	}
+	call(t, nil, "parked", "list", "--database", "postgres://h:port/x").expect(t, 78, "--database")
+	db := database(t)
+	call(t, nil, "parked", "list", "--database", db).expect(t, 78, "not_set_up", "outboxd setup")
+}
+
+// TestParkedOtherPipeline names those that there are.
+func TestParkedOtherPipeline(t *testing.T) {
+	db := database(t, "--pipeline", "p")
+	call(t, nil, "parked", "list", "--database", db, "--pipeline", "q").expect(t, 78, "no_such_pipeline", "--pipeline that is meant: p")
+	r := call(t, nil, "parked", "list", "--database", db, "--pipeline", "p")
+	if r.expect(t, 0); r.out != "nothing is parked\n" {
+		t.Errorf("%s", r.out)
+	}
+}
+
+// TestBytes reads and writes sizes.
+func TestBytes(t *testing.T) {
+	for text, want := range map[string]string{"1": "1", "1024": "1KiB", "256MiB": "256MiB", "1024MiB": "1GiB", "1536KiB": "1536KiB"} {
+		var v bytesValue
+		if err := v.Set(text); err != nil || v.String() != want {
+			t.Errorf("%s: %s, %v", text, v.String(), err)
+		}
+	}
+	for _, text := range []string{"", "0", "-1", "1MB", "MiB", "99999999999GiB"} {
+		var v bytesValue
+		if err := v.Set(text); err == nil {
+			t.Errorf("%q became %s", text, v.String())
+		}
+	}
+}
