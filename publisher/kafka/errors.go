@@ -47,7 +47,7 @@ var verdicts = map[*kerr.Error]verdict{
 	kerr.TopicAuthorizationFailed: {class: held, reason: "not_authorized",
 		fix: "grant Write and Describe on the topic"},
 	kerr.ClusterAuthorizationFailed: {class: held, reason: "not_authorized",
-		fix: "grant IdempotentWrite on the cluster (brokers before 3.0), or Create where topics are to be created"},
+		fix: "grant Write on the topic (brokers before 3.0: also IdempotentWrite on the cluster), and Create where topics are to be created"},
 	kerr.PolicyViolation: {class: held, reason: "refused",
 		fix: "the cluster's policy refuses it; see the broker's log"},
 	kerr.UnsupportedCompressionType: {class: held, reason: "refused",

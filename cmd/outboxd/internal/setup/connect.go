@@ -56,15 +56,18 @@ func connectError(err error, config *pgx.ConnConfig) error {
 	return e
 }
 
-// closeConn says goodbye within a second, also when ctx has ended.
+// closeConn gives locks back and says goodbye within a second, also when ctx has
+// ended. Locks end with the session too, but the server may be a moment late
+// with that, and who runs one command after the other would be told to wait.
 func closeConn(ctx context.Context, conn *pgx.Conn) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
+	_, _ = conn.Exec(ctx, "SELECT pg_advisory_unlock_all()")
 	_ = conn.Close(ctx)
 }
 
-// exclusive waits until no other setup or teardown works on this database. The
-// lock ends with the session. It holds no transaction id, so that nobody's slot
+// exclusive waits until no other setup or teardown works on this database. It
+// lasts until closeConn. It holds no transaction id, so that nobody's slot
 // creation waits for us.
 func exclusive(ctx context.Context, conn *pgx.Conn, report *reporter) error {
 	var locked bool
