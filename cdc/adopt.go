@@ -2,7 +2,9 @@ package cdc
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pglogrepl"
@@ -15,20 +17,28 @@ type Gap struct {
 	// Findings has a sentence for each difference; none: there is no gap.
 	Findings []string
 	// Acked is the last position that the pipeline published everything
-	// before. Slot is where the slot stands and the stream would go on.
+	// before. Slot is where the slot stands and the stream would go on; 0: it
+	// is not known before there is a new slot.
 	Acked, Slot LSN
-	// Floor is the replay floor, an xid8: every row of the table that may not
-	// have been published has this xid or a later one.
+	// NewSlot: the slot is gone or of no use. The caller makes another one,
+	// after dropping what is left of the old, before it accepts the gap.
+	NewSlot bool
+	// Floor is an xid8: every row of the table that may not have been published
+	// has this xid or a later one. It also covers a gap that was accepted
+	// before and not replayed. Empty: there is nothing to replay.
 	Floor string
+	// Rows is how many rows of the table that is; -1: not known.
+	Rows int64
 	// Epoch is the one that the pipeline has, or gets when the gap is
 	// accepted.
 	Epoch uint16
 
+	moved   bool     // the stream goes on from the slot's position, not the witness's
 	witness *witness // as it is to become
 }
 
 // FindGap compares witness, slot, system and publication. The publication must
-// cover the table and the slot must exist and be free: what can still be
+// cover the table and the slot, if there is one, must be free: what can still be
 // mended must be mended first. cfg needs Database, Pipeline, Slot, Publication
 // and Table.
 func FindGap(ctx context.Context, cfg Config) (Gap, error) {
@@ -43,7 +53,8 @@ func FindGap(ctx context.Context, cfg Config) (Gap, error) {
 			return err
 		}
 		st, err := freeSlot(ctx, sql, srv.version, &cfg, w)
-		if err != nil {
+		gone := slotGone(w, err)
+		if err != nil && gone == nil {
 			return err
 		}
 		pub, err := inspectPublication(ctx, sql, srv.version, &cfg)
@@ -58,10 +69,21 @@ func FindGap(ctx context.Context, cfg Config) (Gap, error) {
 		if err != nil {
 			return err
 		}
-		g = compare(&cfg, w, st, pub, system)
-		return nil
+		g = compare(&cfg, w, st, gone, pub, system)
+		g.Rows, err = rowsFrom(ctx, sql, &cfg, g.Floor)
+		return err
 	})
 	return g, err
+}
+
+// slotGone returns err if it says that a slot, which the witness knows, can be
+// replaced only.
+func slotGone(w *witness, err error) *Error {
+	var e *Error
+	if w != nil && errors.As(err, &e) && (e.Code == CodeSlotMissing || e.Code == CodeSlotLost) {
+		return e
+	}
+	return nil
 }
 
 // freeWait is how long a server may take to notice that the relay which held
@@ -87,67 +109,108 @@ func freeSlot(ctx context.Context, sql *pgx.Conn, version int, cfg *Config, w *w
 }
 
 // Accept makes the server's state the pipeline's: the next session begins where
-// the slot stands, in a new epoch. It refuses when a relay wrote the witness
-// since the gap was found.
-func (g Gap) Accept(ctx context.Context, cfg Config) error {
+// the slot stands now, in a new epoch, and the gap is noted to be replayed. It
+// returns that position. It refuses when a relay wrote the witness since the gap
+// was found.
+func (g Gap) Accept(ctx context.Context, cfg Config) (LSN, error) {
 	if len(g.Findings) == 0 {
-		return nil
+		return g.Acked, nil
 	}
 	w := *g.witness
-	return withSQL(ctx, &cfg, func(sql *pgx.Conn) error {
-		return updateWitness(ctx, sql, &cfg, &w)
+	err := withSQL(ctx, &cfg, func(sql *pgx.Conn) error {
+		if g.moved {
+			srv, err := inspectServer(ctx, sql)
+			if err != nil {
+				return err
+			}
+			st, err := freeSlot(ctx, sql, srv.version, &cfg, &w)
+			if err != nil {
+				return err
+			}
+			w.acked, w.checked = progress{confirm: st.confirmed}, st.confirmed
+		}
+		return pgx.BeginFunc(ctx, sql, func(tx pgx.Tx) error {
+			if err := updateWitness(ctx, tx, &cfg, &w); err != nil {
+				return err
+			}
+			if err := noteGap(ctx, tx, &cfg, g.Floor); err != nil {
+				return err
+			}
+			return audit(ctx, tx, &cfg, deed{"adopt", g.Acked.String(), w.acked.confirm.String(), strings.Join(g.Findings, "; ")})
+		})
 	})
+	return w.acked.confirm, err
 }
 
-// compare lists what differs and says what the witness becomes.
-func compare(cfg *Config, w *witness, st *slotState, pub publication, system pglogrepl.IdentifySystemResult) Gap {
-	g := Gap{Acked: w.acked.confirm, Slot: st.confirmed, Floor: w.floor, Epoch: w.epoch}
-	for _, err := range []error{
-		checkSystem(cfg, w, system.SystemID, system.Timeline),
-		checkConfirmed(cfg, st, w),
-	} {
-		if e, ok := err.(*Error); ok {
-			g.Findings = append(g.Findings, e.Detail)
-		}
+// compare lists what differs and says what the witness becomes. gone says what
+// became of a slot that is of no use any more.
+func compare(cfg *Config, w *witness, st *slotState, gone *Error, pub publication, system identity) Gap {
+	g := Gap{Acked: w.acked.confirm, Floor: w.gap, Epoch: w.epoch}
+	g.find(checkSystem(cfg, w, system.SystemID, system.Timeline))
+	if gone != nil {
+		g.NewSlot = true
+		g.find(gone)
+	} else {
+		g.Slot = st.confirmed
+		g.find(checkConfirmed(cfg, st, w))
 	}
 	// After a restore the same LSN may mean less than it did, also where the
 	// comparison finds nothing.
 	if len(g.Findings) == 0 && w.acked.confirm > system.XLogPos {
 		g.Findings = append(g.Findings, fmt.Sprintf("the pipeline published up to %s, and the server's WAL ends at %s: it was restored to an earlier state", w.acked.confirm, system.XLogPos))
 	}
-	moved := len(g.Findings) > 0
-	if e, ok := checkFingerprint(cfg, pub, w).(*Error); ok {
-		g.Findings = append(g.Findings, e.Detail)
+	g.moved = len(g.Findings) > 0
+	g.find(checkFingerprint(cfg, pub, w))
+	if recreated(pub, w) {
+		g.NewSlot, g.moved, g.Slot = true, true, 0 // the slot is older than its publication
 	}
 	if len(g.Findings) == 0 {
 		return g
 	}
 	next := *w
 	next.fingerprint, next.holder = pub.fingerprint, "adopt"
-	if moved {
+	next.floor = validFloor(cfg, w, system)
+	if g.moved {
 		next.systemID, next.timeline, next.epoch = system.SystemID, system.Timeline, w.epoch+1
-		next.slot, next.floor, next.acked = cfg.Slot, "0", progress{confirm: st.confirmed}
+		next.slot = cfg.Slot
 	} else {
 		g.Slot = w.acked.confirm // the positions are what they were
+		next.checked = next.acked.confirm
 	}
-	next.checked = next.acked.confirm
+	if cfg.Table != "" {
+		g.Floor = widened(w.gap, next.floor)
+	}
 	g.Epoch, g.witness = next.epoch, &next
 	return g
 }
 
+// find adds what err found, if it found something.
+func (g *Gap) find(err error) {
+	if e, ok := err.(*Error); ok {
+		g.Findings = append(g.Findings, e.Detail)
+	}
+}
+
+// identity is what the server says of itself on a replication connection.
+type identity struct {
+	pglogrepl.IdentifySystemResult
+	history string // of its timeline
+}
+
 // identify asks for system identifier and timeline, which takes a replication
 // connection.
-func identify(ctx context.Context, cfg *Config, srv server) (pglogrepl.IdentifySystemResult, error) {
+func identify(ctx context.Context, cfg *Config, srv server) (identity, error) {
 	conn, err := connectReplication(ctx, cfg, srv.version, senderTimeout(srv.senderTimeout))
 	if err != nil {
-		return pglogrepl.IdentifySystemResult{}, err
+		return identity{}, err
 	}
 	defer closeReplication(conn)
 	system, err := pglogrepl.IdentifySystem(ctx, conn)
 	if err != nil {
-		return system, queryError("identify the system", err)
+		return identity{}, queryError("identify the system", err)
 	}
-	return system, nil
+	history, err := timelineHistory(ctx, conn, system.Timeline)
+	return identity{system, history}, err
 }
 
 // withSQL runs f with an SQL connection of its own.

@@ -42,6 +42,10 @@ const (
 	CodeSystemChanged   Code = "system_changed"  // another system identifier
 	CodeRestored        Code = "witness_changed" // the witness is not what this process wrote
 	CodeMalformedStream Code = "malformed_stream"
+
+	// Of adopt, replay and skip.
+	CodeNoGap   Code = "no_gap"        // there is no gap that waits for a replay
+	CodeSkipped Code = "skip_position" // nothing can be skipped there
 )
 
 // Error is a named condition with what it takes to mend it.
@@ -88,11 +92,11 @@ func startError(cfg *Config, err error) *Error {
 	switch pgErr.Code {
 	case "55006":
 		return &Error{Code: CodeSlotActive, Detail: pgErr.Message}
-	case "42704":
-		return &Error{Code: CodeSlotMissing, Detail: pgErr.Message, Fix: "outboxd setup --pipeline " + cfg.Pipeline}
+	case "42704": // dropped since we looked
+		return &Error{Code: CodeSlotMissing, Detail: pgErr.Message, Fix: newSlotFix(cfg)}
 	case "55000":
 		return &Error{Code: CodeSlotLost, Detail: fmt.Sprintf("slot %q cannot be read any more: %s", cfg.Slot, pgErr.Message),
-			Fix: fmt.Sprintf("to begin again from now and accept the gap: outboxd teardown --pipeline %s, then outboxd setup --pipeline %[1]s", cfg.Pipeline)}
+			Fix: newSlotFix(cfg)}
 	case "42501":
 		return &Error{Code: CodePrivilege, Detail: pgErr.Message, Fix: replicationFix(err)}
 	}
@@ -106,7 +110,7 @@ func streamError(cfg *Config, err *pgconn.PgError) *Error {
 	// in any language.
 	if err.Code == "42704" {
 		return &Error{Code: CodePublication, Detail: err.Message,
-			Fix: fmt.Sprintf("the publication was dropped, or created after the slot's position. To begin again from now and accept the gap: outboxd teardown --pipeline %s, then outboxd setup --pipeline %[1]s", cfg.Pipeline)}
+			Fix: "the publication was dropped, or created after the slot's position. Where it is missing: " + createPublication(cfg) + ". " + newSlotFix(cfg)}
 	}
 	return &Error{Code: CodeUnreachable, Detail: "the server ended the stream", Err: err}
 }

@@ -98,7 +98,7 @@ func TestOpenNamesWhatIsWrong(t *testing.T) {
 	}{
 		{"schema missing", do("DROP SCHEMA outboxd CASCADE"), cdc.CodeNotSetUp, "schema outboxd", "outboxd setup"},
 		{"slot never existed", do(dropSlot), cdc.CodeSlotMissing, "does not exist", "outboxd setup"},
-		{"slot dropped", past(do(dropSlot)), cdc.CodeSlotMissing, "is gone; everything up to", "accept the gap"},
+		{"slot dropped", past(do(dropSlot)), cdc.CodeSlotMissing, "is gone; everything up to", "outboxd replay --pipeline p --gap"},
 		{"slot recreated", past(do(dropSlot, missed, createSlot)), cdc.CodeSlotForeign, "recreated, or advanced", "outboxd adopt"},
 		{"slot advanced", past(do(missed, "SELECT pg_replication_slot_advance('{}', pg_current_wal_lsn())")), cdc.CodeSlotForeign, "recreated, or advanced", "outboxd adopt"},
 		{"slot of another plugin", physical, cdc.CodeSlotWrong, "plugin", "--slot"},
@@ -203,8 +203,8 @@ func TestAdoptAcceptsGap(t *testing.T) {
 		t.Fatalf("gap %+v", gap)
 	}
 	f.refuses(cdc.CodeSlotForeign) // finding alone changes nothing
-	if err := gap.Accept(t.Context(), f.cfg); err != nil {
-		t.Fatal(err)
+	if at, err := gap.Accept(t.Context(), f.cfg); err != nil || at != gap.Slot {
+		t.Fatalf("accepted at %s, %v; the slot stands at %s", at, err, gap.Slot)
 	}
 	s := f.session(f.reader())
 	f.exec("INSERT INTO outbox VALUES (3)")
@@ -216,7 +216,7 @@ func TestAdoptAcceptsGap(t *testing.T) {
 	if gap, err := cdc.FindGap(t.Context(), f.cfg); err != nil || len(gap.Findings) != 0 {
 		t.Errorf("afterwards: %+v, %v", gap, err)
 	}
-	if err := gap.Accept(t.Context(), f.cfg); err == nil {
+	if _, err := gap.Accept(t.Context(), f.cfg); err == nil {
 		t.Error("a gap that was found before others wrote the witness is accepted")
 	}
 }

@@ -53,6 +53,8 @@ type keeper struct {
 
 // floor is a replay floor on its way: once everything before lsn is acked, the
 // transactions below xmin are too, since they had all ended when it was taken.
+// While the publication has not been found in order since then, what is acked
+// may lack rows.
 type floor struct {
 	xmin string
 	lsn  LSN
@@ -188,7 +190,7 @@ func (k *keeper) keepWitness(ctx context.Context) error {
 func (k *keeper) write(ctx context.Context, g progress, now time.Time) error {
 	w := k.witness
 	w.acked, w.checked = g, k.checked
-	if k.floor.lsn != 0 && k.floor.lsn <= g.confirm {
+	if k.floor.lsn != 0 && k.floor.lsn <= min(g.confirm, k.checked) {
 		w.floor = k.floor.xmin
 	}
 	if err := updateWitness(ctx, k.conn, &k.s.r.cfg, &w); err != nil {

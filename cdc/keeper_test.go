@@ -223,9 +223,10 @@ func TestFloorIsWrittenWhenAllBelowItIsAcked(t *testing.T) {
 	}
 	at := k.floor.lsn
 	for _, step := range []struct {
-		acked LSN
-		want  string
-	}{{at - 1, "0"}, {at, oldest}, {at + 1, oldest}} {
+		checked, acked LSN // where the publication was last found in order
+		want           string
+	}{{at - 1, at - 1, "0"}, {at - 1, at, "0"}, {at, at, oldest}, {at, at + 1, oldest}} {
+		k.checked = step.checked
 		if err := k.write(t.Context(), progress{confirm: step.acked}, time.Now()); err != nil {
 			t.Fatal(err)
 		}

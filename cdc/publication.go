@@ -49,11 +49,11 @@ func inspectPublication(ctx context.Context, conn *pgx.Conn, version int, cfg *C
 	}
 	p.binary = BinarySafe(types)
 	name := pgx.Identifier{cfg.Publication}.Sanitize()
-	table := pgx.Identifier(strings.SplitN(cfg.Table, ".", 2)).Sanitize()
+	table := cfg.quotedTable()
 	switch {
 	case !found:
 		return p, &Error{Code: CodePublication, Detail: fmt.Sprintf("publication %s does not exist", name),
-			Fix: fmt.Sprintf("a publication must be older than its slot. If this one was dropped, begin again from now and accept the gap: outboxd teardown --pipeline %s, then outboxd setup --pipeline %[1]s", cfg.Pipeline)}
+			Fix: "if it was dropped: " + createPublication(cfg) + "; a publication must be older than its slot. " + newSlotFix(cfg)}
 	case cfg.Table == "":
 		return p, nil
 	case !relationFound:
@@ -61,16 +61,16 @@ func inspectPublication(ctx context.Context, conn *pgx.Conn, version int, cfg *C
 			Fix: "check --table; outboxd setup creates a missing outbox table"}
 	case !covered:
 		return p, &Error{Code: CodePublicationGap, Detail: fmt.Sprintf("publication %s does not cover the table %s: its events are not in the stream", name, cfg.Table),
-			Fix: fmt.Sprintf("BEGIN; LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE; ALTER PUBLICATION %s ADD TABLE %[1]s; COMMIT; then outboxd adopt --pipeline %[3]s, which accepts that events written until then were not published", table, name, cfg.Pipeline)}
+			Fix: fmt.Sprintf("BEGIN; LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE; ALTER PUBLICATION %s ADD TABLE %[1]s; COMMIT; then %[3]s", table, name, overGap(cfg))}
 	case !insert:
 		return p, &Error{Code: CodePublicationGap, Detail: fmt.Sprintf("publication %s does not publish inserts", name),
-			Fix: fmt.Sprintf("ALTER PUBLICATION %s SET (publish = 'insert'); then outboxd adopt --pipeline %s, which accepts that events written until then were not published", name, cfg.Pipeline)}
+			Fix: fmt.Sprintf("ALTER PUBLICATION %s SET (publish = 'insert'); then %s", name, overGap(cfg))}
 	case filter != "":
 		return p, &Error{Code: CodePublicationGap, Detail: fmt.Sprintf("publication %s filters the rows of %s: %s", name, cfg.Table, filter),
-			Fix: fmt.Sprintf("ALTER PUBLICATION %s SET TABLE %s; then outboxd adopt --pipeline %s, which accepts that rows filtered until then were not published", name, table, cfg.Pipeline)}
+			Fix: fmt.Sprintf("ALTER PUBLICATION %s SET TABLE %s; then %s", name, table, overGap(cfg))}
 	case kind == "p" && !root:
 		return p, &Error{Code: CodePublicationGap, Detail: fmt.Sprintf("%s is partitioned, and publication %s publishes its partitions under their own names", cfg.Table, name),
-			Fix: fmt.Sprintf("ALTER PUBLICATION %s SET (publish_via_partition_root = true); then outboxd adopt --pipeline %s", name, cfg.Pipeline)}
+			Fix: fmt.Sprintf("ALTER PUBLICATION %s SET (publish_via_partition_root = true); then %s", name, overGap(cfg))}
 	}
 	if cfg.CheckColumns != nil {
 		if err := cfg.CheckColumns(columns); err != nil {
@@ -119,7 +119,24 @@ func checkFingerprint(cfg *Config, p publication, w *witness) error {
 	return &Error{Code: CodePublicationGap,
 		Detail: fmt.Sprintf("publication %s was altered or recreated, or the table %s was taken out of it and put back, after %s, where it was last found in order; events written while it was out were not published",
 			pgx.Identifier{cfg.Publication}.Sanitize(), cfg.Table, cmp.Or(w.checked, w.acked.confirm)),
-		Fix: fmt.Sprintf("look for events of that time in the table. To go on and accept the gap: outboxd adopt --pipeline %s", cfg.Pipeline)}
+		Fix: "To go on: " + overGap(cfg)}
+}
+
+// recreated reports whether the publication is another one than the witness
+// knows: younger than the slot's position, which cannot be read with it.
+func recreated(p publication, w *witness) bool {
+	before, _, _ := strings.Cut(w.fingerprint, ".")
+	now, _, _ := strings.Cut(p.fingerprint, ".")
+	return before != "" && before != now
+}
+
+// createPublication makes the publication as setup does.
+func createPublication(cfg *Config) string {
+	create := "CREATE PUBLICATION " + pgx.Identifier{cfg.Publication}.Sanitize()
+	if cfg.Table == "" {
+		return create
+	}
+	return create + " FOR TABLE " + cfg.quotedTable() + " WITH (publish = 'insert', publish_via_partition_root = true)"
 }
 
 // Seal notes in the witness of cfg.Pipeline what the publication is now, if

@@ -2,6 +2,7 @@ package cdc
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 )
@@ -45,8 +46,8 @@ type queue struct {
 	room    chan struct{}
 	waiting bool
 
-	// ahead are the places of events acked in earlier sessions beyond done,
-	// ascending; the reader consumes them from the front.
+	// ahead are the places of events acked in earlier sessions beyond done, and
+	// of one that is to be skipped, ascending; the reader consumes them from the front.
 	ahead []place
 }
 
@@ -210,6 +211,22 @@ func (q *queue) reset(to progress) {
 	q.base += uint64(len(q.entries))
 	q.entries, q.head, q.unacked, q.ahead = nil, 0, 0, nil
 	q.done = to
+}
+
+// skip makes the event at p count as acked when it comes. It reports whether
+// that is news.
+func (q *queue) skip(p place) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	i := 0
+	for i < len(q.ahead) && q.ahead[i].less(p) {
+		i++
+	}
+	if i < len(q.ahead) && q.ahead[i] == p {
+		return false
+	}
+	q.ahead = slices.Insert(q.ahead, i, p)
+	return true
 }
 
 // progress returns the acked prefix.

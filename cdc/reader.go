@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -36,6 +37,11 @@ type Config struct {
 	// ConfigHash is compared with the leader's while this reader stands by.
 	ConfigHash string
 	Logger     *slog.Logger // nil: discards
+}
+
+// quotedTable is Table for use in SQL.
+func (c *Config) quotedTable() string {
+	return pgx.Identifier(strings.SplitN(c.Table, ".", 2)).Sanitize()
 }
 
 func (c *Config) applicationName() string { return "outboxd " + c.Pipeline }
@@ -148,13 +154,25 @@ func (r *Reader) record(change func(*Stats)) {
 // Open begins a session: connects, checks everything that could be wrong,
 // takes the slot and claims the witness. Its error is an *Error.
 func (r *Reader) Open(ctx context.Context) (*Stream, error) {
+	first := r.last == nil
+	s, err := r.openStream(ctx, true)
+	if err == nil && first && s.gap != "" {
+		r.cfg.Logger.Warn("a gap that was accepted has not been replayed: its events are missing at the broker, and no partition of the table is emptied",
+			"from_xid", s.gap, "fix", fmt.Sprintf("stop the relay, then outboxd replay --pipeline %s --gap; or give it up: outboxd skip --pipeline %[1]s --gap --reason TEXT", r.cfg.Pipeline))
+	}
+	return s, err
+}
+
+// openStream is Open. standsBy: while another relay holds the slot, say whether
+// that runs with another configuration.
+func (r *Reader) openStream(ctx context.Context, standsBy bool) (*Stream, error) {
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
 	sql, err := connectSQL(ctx, &r.cfg)
 	if err != nil {
 		return nil, err
 	}
-	s, err := r.open(ctx, sql)
+	s, err := r.open(ctx, sql, standsBy)
 	if err != nil {
 		closeSQL(sql)
 		return nil, asError(err)
@@ -162,14 +180,14 @@ func (r *Reader) Open(ctx context.Context) (*Stream, error) {
 	return s, nil
 }
 
-func (r *Reader) open(ctx context.Context, sql *pgx.Conn) (*Stream, error) {
+func (r *Reader) open(ctx context.Context, sql *pgx.Conn, standsBy bool) (*Stream, error) {
 	srv, err := inspectServer(ctx, sql)
 	if err != nil {
 		return nil, err
 	}
 	// First look: fail early, without disturbing a leader and without holding
 	// the slot for a moment when an operator wants to mend it.
-	w, err := r.look(ctx, sql, srv)
+	w, err := r.look(ctx, sql, srv, standsBy)
 	if err != nil {
 		return nil, err
 	}
@@ -197,7 +215,7 @@ func (r *Reader) open(ctx context.Context, sql *pgx.Conn) (*Stream, error) {
 
 // look checks slot and witness as far as that can be done without the slot, and
 // returns the witness.
-func (r *Reader) look(ctx context.Context, sql *pgx.Conn, srv server) (*witness, error) {
+func (r *Reader) look(ctx context.Context, sql *pgx.Conn, srv server, standsBy bool) (*witness, error) {
 	w, err := readWitness(ctx, sql, r.cfg.Pipeline)
 	if err != nil {
 		return nil, err
@@ -212,7 +230,7 @@ func (r *Reader) look(ctx context.Context, sql *pgx.Conn, srv server) (*witness,
 		return nil, &Error{Code: CodeSlotWrong, Detail: fmt.Sprintf("slot %q belongs to pipeline %s", r.cfg.Slot, owner),
 			Fix: fmt.Sprintf("run with --pipeline %s, or name another --slot", owner)}
 	}
-	if st != nil && st.activePID != 0 && w != nil && w.configHash != "" && w.configHash != r.cfg.ConfigHash {
+	if standsBy && st != nil && st.activePID != 0 && w != nil && w.configHash != "" && w.configHash != r.cfg.ConfigHash {
 		return nil, &Error{Code: CodeConfigMismatch,
 			Detail: fmt.Sprintf("the relay that leads pipeline %s (%s) runs with another configuration", r.cfg.Pipeline, w.holder),
 			Fix:    "give both relays the same flags, or this one another --pipeline"}
@@ -286,6 +304,7 @@ func (r *Reader) claim(ctx context.Context, sql *pgx.Conn, w *witness, st *slotS
 	if r.last != nil && system.Timeline < r.last.timeline {
 		return formerPrimary(&r.cfg, r.last.timeline, system.Timeline)
 	}
+	gap := w.gap
 	if system.Timeline != w.timeline {
 		if err := r.follow(w, st, system.Timeline, history); err != nil {
 			return err
@@ -296,6 +315,12 @@ func (r *Reader) claim(ctx context.Context, sql *pgx.Conn, w *witness, st *slotS
 	if err := checkFingerprint(&r.cfg, pub, w); err != nil {
 		return err
 	}
+	if w.gap != gap {
+		if err := noteGap(ctx, sql, &r.cfg, w.gap); err != nil {
+			return err
+		}
+	}
+	r.skip(w)
 	w.slot, w.configHash, w.fingerprint, w.holder = r.cfg.Slot, r.cfg.ConfigHash, pub.fingerprint, r.holder
 	w.checked = w.acked.confirm
 	return updateWitness(ctx, sql, &r.cfg, w)
@@ -336,6 +361,12 @@ func (r *Reader) follow(w *witness, st *slotState, timeline int32, history strin
 	if err != nil {
 		return err
 	}
+	if w.acked.confirm > at { // transaction ids beyond the switch are used again
+		w.floor = everything
+		if w.gap != "" {
+			w.gap = everything
+		}
+	}
 	acked, remembered := w.acked, r.remembers(w)
 	if remembered {
 		acked = r.queue.progress()
@@ -348,7 +379,6 @@ func (r *Reader) follow(w *witness, st *slotState, timeline int32, history strin
 	r.cfg.Logger.Warn("the server is on a new timeline", "timeline", timeline, "from", w.timeline, "at", at.String(),
 		"published", acked.confirm.String(), "epoch", w.epoch+1)
 	w.timeline, w.epoch = timeline, w.epoch+1
-	w.floor = "0" // transaction ids beyond the switch are used again, too
 	if remembered {
 		r.queue.branch(w.acked, at)
 	} else {

@@ -16,7 +16,7 @@ func leading(t *testing.T, holder int, sqlstate *string) *puppet {
 		case strings.HasPrefix(sql, "IDENTIFY_SYSTEM"):
 			return []any{"42", "1", "0/100", "puppet"}, ""
 		case strings.Contains(sql, "FROM outboxd.witness"):
-			return []any{"42", 1, 1, "s", "", "", "0", "0/100", "0/0", 0, "0/100", 5, "another run"}, ""
+			return []any{"42", 1, 1, "s", "", "", "0", "0/100", "0/0", 0, "0/100", 5, "another run", "", ""}, ""
 		case strings.HasPrefix(sql, "UPDATE"):
 			return nil, *sqlstate
 		case strings.HasPrefix(sql, "SELECT coalesce(active_pid"):
@@ -109,8 +109,8 @@ func TestGuardGoesByHalfOfTimeout(t *testing.T) {
 	})
 }
 
-// A newer timeline begins an epoch, in which LSNs at and above the switch and all
-// transaction ids are new.
+// A newer timeline begins an epoch, in which LSNs and transaction ids beyond the
+// switch are used again: floors that lie there mean nothing any more.
 func TestNewTimelineBeginsEpoch(t *testing.T) {
 	const history = "1\t0/200\tno recovery target specified\n"
 	tests := []struct {
@@ -118,17 +118,18 @@ func TestNewTimelineBeginsEpoch(t *testing.T) {
 		acked     progress
 		confirmed LSN // by the slot
 		want      progress
+		floor     string
 		code      Code
 	}{
-		{"published below the switch", progress{confirm: 0x180, commit: 0x190, events: 2}, 0x180, progress{confirm: 0x180, commit: 0x190, events: 2}, ""},
-		{"published beyond it", progress{confirm: 0x300, commit: 0x290, events: 2}, 0x180, progress{confirm: 0x200}, ""},
-		{"the slot knows more than the row", progress{confirm: 0x100}, 0x180, progress{confirm: 0x180}, ""},
-		{"the slot is beyond the switch", progress{confirm: 0x100}, 0x201, progress{}, CodeSlotForeign},
+		{"published below the switch", progress{confirm: 0x180, commit: 0x190, events: 2}, 0x180, progress{confirm: 0x180, commit: 0x190, events: 2}, "740", ""},
+		{"published beyond it", progress{confirm: 0x300, commit: 0x290, events: 2}, 0x180, progress{confirm: 0x200}, "0", ""},
+		{"the slot knows more than the row", progress{confirm: 0x100}, 0x180, progress{confirm: 0x180}, "740", ""},
+		{"the slot is beyond the switch", progress{confirm: 0x100}, 0x201, progress{}, "", CodeSlotForeign},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			r := newScripted(t, nil).r
-			w := &witness{timeline: 1, epoch: 4, floor: "740", acked: tt.acked}
+			w := &witness{timeline: 1, epoch: 4, floor: "740", gap: "700", acked: tt.acked}
 			err := r.follow(w, &slotState{confirmed: tt.confirmed}, 2, history)
 			if code(err) != tt.code {
 				t.Fatalf("error %v, want %q", err, tt.code)
@@ -136,8 +137,11 @@ func TestNewTimelineBeginsEpoch(t *testing.T) {
 			if err != nil {
 				return
 			}
-			if w.timeline != 2 || w.epoch != 5 || w.floor != "0" || w.acked != tt.want {
-				t.Errorf("timeline %d, epoch %d, floor %s, acked %+v; want 2, 5, 0, %+v", w.timeline, w.epoch, w.floor, w.acked, tt.want)
+			if w.timeline != 2 || w.epoch != 5 || w.floor != tt.floor || w.acked != tt.want {
+				t.Errorf("timeline %d, epoch %d, floor %s, acked %+v; want 2, 5, %s, %+v", w.timeline, w.epoch, w.floor, w.acked, tt.floor, tt.want)
+			}
+			if gap := map[string]string{"740": "700", "0": "0"}[tt.floor]; w.gap != gap {
+				t.Errorf("the gap begins at xid %s, want %s", w.gap, gap)
 			}
 			if got := r.queue.progress(); got != tt.want {
 				t.Errorf("the queue goes on from %+v, want %+v", got, tt.want)

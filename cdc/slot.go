@@ -88,16 +88,11 @@ func readSlot(ctx context.Context, conn *pgx.Conn, version int, slot string) (*s
 // checkSlot names what is wrong with the slot st, given the pipeline's witness;
 // either may be missing (nil).
 func checkSlot(cfg *Config, st *slotState, w *witness) error {
-	mend := ""
-	if w != nil && cfg.Table != "" {
-		mend = fmt.Sprintf("what may be missing, in a table that setup made: SELECT * FROM %s WHERE xid >= '%s' ORDER BY seq; look before the next step. ", cfg.Table, w.floor)
-	}
-	mend += fmt.Sprintf("To begin again from now and accept the gap: outboxd teardown --pipeline %s, then outboxd setup --pipeline %[1]s", cfg.Pipeline)
 	switch {
 	case st == nil && w != nil:
 		return &Error{Code: CodeSlotMissing,
 			Detail: fmt.Sprintf("slot %q is gone; everything up to %s was published, what was committed after it is not known to the server any more", cfg.Slot, w.acked.confirm),
-			Fix:    mend}
+			Fix:    newSlotFix(cfg)}
 	case st == nil:
 		return &Error{Code: CodeSlotMissing, Detail: fmt.Sprintf("slot %q does not exist", cfg.Slot),
 			Fix: fmt.Sprintf("outboxd setup --pipeline %s, or run with --setup", cfg.Pipeline)}
@@ -118,12 +113,23 @@ func checkSlot(cfg *Config, st *slotState, w *witness) error {
 		}
 		return &Error{Code: CodeSlotLost,
 			Detail: fmt.Sprintf("slot %q was invalidated: %s; events committed after %s can no longer be read from it", cfg.Slot, why, from),
-			Fix:    mend}
+			Fix:    newSlotFix(cfg)}
 	case st.activePID != 0:
 		return slotActive(cfg, st)
 	}
 	return nil
 }
+
+// overGap names the commands that go over a gap, in their order.
+func overGap(cfg *Config) string {
+	adopt := "outboxd adopt --pipeline " + cfg.Pipeline
+	if cfg.Table == "" {
+		return adopt + ". Messages in the gap were in no table: they cannot be published again"
+	}
+	return fmt.Sprintf("%s, then outboxd replay --pipeline %s --gap, with the flags of outboxd run, which publishes what is in the table; what was emitted without it cannot be published again", adopt, cfg.Pipeline)
+}
+
+func newSlotFix(cfg *Config) string { return "To go on with a new slot: " + overGap(cfg) }
 
 func slotActive(cfg *Config, st *slotState) *Error {
 	detail := fmt.Sprintf("slot %q is held by server process %d", cfg.Slot, st.activePID)
@@ -141,7 +147,7 @@ func checkConfirmed(cfg *Config, st *slotState, w *witness) error {
 	}
 	return &Error{Code: CodeSlotForeign,
 		Detail: fmt.Sprintf("slot %q stands at %s, and this pipeline confirmed only %s: it was recreated, or advanced by someone else; events committed between the two may be lost", cfg.Slot, st.confirmed, w.acked.confirm),
-		Fix:    fmt.Sprintf("find out who did it. To go on from the slot's position and accept the gap: outboxd adopt --pipeline %s", cfg.Pipeline)}
+		Fix:    "find out who did it. To go on from the slot's position: " + overGap(cfg)}
 }
 
 // queryError names why a query on the SQL connection failed.

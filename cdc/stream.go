@@ -25,6 +25,7 @@ type Stream struct {
 	pid      int // of the walsender
 	version  int
 	epoch    uint16
+	gap      string        // see Gap
 	timeout  time.Duration // wal_sender_timeout of this session
 
 	// ctx ends with the session; its cause says why.
@@ -76,7 +77,7 @@ func newStream(r *Reader, sql *pgx.Conn, repl *pgconn.PgConn, version int, w *wi
 		return nil, fmt.Errorf("take over the replication connection: %w", err)
 	}
 	s := &Stream{
-		r: r, conn: hijacked.Conn, frontend: hijacked.Frontend, pid: int(hijacked.PID), version: version, epoch: w.epoch, timeout: timeout,
+		r: r, conn: hijacked.Conn, frontend: hijacked.Frontend, pid: int(hijacked.PID), version: version, epoch: w.epoch, gap: w.gap, timeout: timeout,
 		decoder: newDecoder(), wake: make(chan struct{}, 1), started: held,
 	}
 	s.message.next = s.next
@@ -160,7 +161,7 @@ func (s *Stream) notice(msg *pgproto3.NoticeResponse) error {
 		// PostgreSQL 18 goes on without a publication that it cannot find, and
 		// drops what it would have published.
 		return &Error{Code: CodePublication, Detail: "the server streams without the publication: " + msg.Message,
-			Fix: fmt.Sprintf("the publication was dropped or is younger than the slot's position. To begin again from now and accept the gap: outboxd teardown --pipeline %s, then outboxd setup --pipeline %[1]s", s.r.cfg.Pipeline)}
+			Fix: "the publication was dropped or is younger than the slot's position. Where it is missing: " + createPublication(&s.r.cfg) + ". " + newSlotFix(&s.r.cfg)}
 	default:
 		s.r.cfg.Logger.Info("notice from the server", "message", msg.Message)
 	}
@@ -183,9 +184,20 @@ func (s *Stream) copyData(ctx context.Context, data []byte, h Handler) error {
 	}
 	var f frame
 	if err := s.decoder.decode(e.data, &f); err != nil {
-		return malformed(err)
+		return s.unreadable(err)
 	}
 	return s.handle(ctx, &f, h)
+}
+
+// unreadable is malformed for a part of the open transaction, with the command
+// that leaves that out.
+func (s *Stream) unreadable(err error) *Error {
+	e := malformed(err)
+	if s.tx.open {
+		e.Detail += fmt.Sprintf(", in the transaction that commits at %s", s.tx.commit)
+		e.Fix += fmt.Sprintf(". To go on without anything of that transaction: outboxd skip --pipeline %s --to %s --reason TEXT", s.r.cfg.Pipeline, s.tx.commit+1)
+	}
+	return e
 }
 
 // keepalive enters the server's position into the queue: what comes before it

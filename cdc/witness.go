@@ -30,14 +30,21 @@ type witness struct {
 	configHash  string
 	fingerprint string
 	floor       string // replay floor: an xid8
+	gap         string // floor of a gap that is to be replayed, an xid8; empty: there is none
+	skip        string // position of the event to be skipped; empty: there is none
 	acked       progress
 	checked     LSN   // acked when the publication was last found as it was
 	version     int64 // rises with each write
 	holder      string
 }
 
+// execer is a connection or a transaction on it.
+type execer interface {
+	Exec(ctx context.Context, sql string, arguments ...any) (pgconn.CommandTag, error)
+}
+
 const witnessColumns = `system_id, timeline, epoch, slot, config_hash, publication_fingerprint, replay_floor,
-	acked_lsn, acked_commit, acked_events, checked_lsn, version, holder`
+	acked_lsn, acked_commit, acked_events, checked_lsn, version, holder, gap_floor, skip_position`
 
 // readWitness returns the pipeline's row, or nil when there is none.
 func readWitness(ctx context.Context, conn *pgx.Conn, pipeline string) (*witness, error) {
@@ -48,20 +55,31 @@ func readWitness(ctx context.Context, conn *pgx.Conn, pipeline string) (*witness
 	)
 	err := conn.QueryRow(ctx, "SELECT "+witnessColumns+" FROM outboxd.witness WHERE pipeline = $1", pipeline).Scan(
 		&w.systemID, &w.timeline, &epoch, &w.slot, &w.configHash, &w.fingerprint, &w.floor,
-		&w.acked.confirm, &w.acked.commit, &events, &w.checked, &w.version, &w.holder)
+		&w.acked.confirm, &w.acked.commit, &events, &w.checked, &w.version, &w.holder, &w.gap, &w.skip)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, nil
 	}
-	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) && (pgErr.Code == "42P01" || pgErr.Code == "3F000") {
-		return nil, &Error{Code: CodeNotSetUp, Detail: "the schema outboxd is missing in this database", Err: err,
-			Fix: fmt.Sprintf("outboxd setup --pipeline %s, or run with --setup", pipeline)}
-	}
 	if err != nil {
-		return nil, queryError("read the witness", err)
+		return nil, schemaError("read the witness", pipeline, err)
 	}
 	w.epoch, w.acked.events = uint16(epoch), uint32(events)
 	return &w, nil
+}
+
+// schemaError names why a query on the schema outboxd failed.
+func schemaError(what, pipeline string, err error) *Error {
+	detail := "the schema outboxd is missing in this database"
+	var pgErr *pgconn.PgError
+	switch {
+	case !errors.As(err, &pgErr):
+		return queryError(what, err)
+	case pgErr.Code == "42703":
+		detail = "the schema outboxd in this database is older than this program"
+	case pgErr.Code != "42P01" && pgErr.Code != "3F000":
+		return queryError(what, err)
+	}
+	return &Error{Code: CodeNotSetUp, Detail: detail, Err: err,
+		Fix: fmt.Sprintf("outboxd setup --pipeline %s, or run with --setup", pipeline)}
 }
 
 // insertWitness writes the first row of a pipeline. It fails when there is one.
@@ -83,7 +101,9 @@ func insertWitness(ctx context.Context, conn *pgx.Conn, cfg *Config, w *witness)
 // The condition fences a leader that lost its slot without noticing: it was
 // stopped in the middle, another relay took the slot and wrote the row; when
 // the first goes on, its update finds another version and touches nothing.
-func updateWitness(ctx context.Context, conn *pgx.Conn, cfg *Config, w *witness) error {
+//
+// The gap and the skip are left as they are: who replays or skips writes them.
+func updateWitness(ctx context.Context, conn execer, cfg *Config, w *witness) error {
 	tag, err := conn.Exec(ctx, `UPDATE outboxd.witness SET publication = $2, outbox_table = $3, system_id = $4, timeline = $5, epoch = $6,
 		slot = $7, config_hash = $8, publication_fingerprint = $9, replay_floor = $10, acked_lsn = $11::pg_lsn,
 		acked_commit = $12::pg_lsn, acked_events = $13, checked_lsn = $14::pg_lsn, holder = $15, version = version + 1, updated_at = now()

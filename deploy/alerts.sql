@@ -55,7 +55,7 @@ WITH threshold AS (
     SELECT interval '1 minute' AS not_written_for,
            16 * 1024 ^ 2       AS behind -- bytes of WAL
 ), pipeline AS (
-    SELECT w.pipeline, w.slot, w.updated_at, w.holder, s.slot_name IS NOT NULL AS has_slot,
+    SELECT w.pipeline, w.slot, w.updated_at, w.holder, w.gap_floor, s.slot_name IS NOT NULL AS has_slot,
            CASE WHEN NOT pg_is_in_recovery() THEN pg_wal_lsn_diff(pg_current_wal_lsn(), w.acked_lsn) END AS behind
     FROM outboxd.witness w LEFT JOIN pg_replication_slots s ON s.slot_name = w.slot
     WHERE NOT pg_is_in_recovery()
@@ -66,6 +66,9 @@ WITH threshold AS (
     SELECT 'critical', 'witness_not_updated', pipeline.*
     FROM pipeline, threshold
     WHERE has_slot AND updated_at < now() - not_written_for AND pipeline.behind > threshold.behind
+    UNION ALL
+    SELECT 'warning', 'gap_not_replayed', pipeline.* -- and meanwhile no partition of the table is emptied
+    FROM pipeline WHERE gap_floor <> ''
 )
 SELECT severity, rule, pipeline, slot,
        pg_size_pretty(behind) AS behind, -- WAL since the last position that was published

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -17,12 +18,14 @@ import (
 // adoptOptions are those of outboxd adopt.
 type adoptOptions struct {
 	pipelineOptions
-	yes bool
+	yes         bool
+	slotTimeout time.Duration
 }
 
 func (o *adoptOptions) flags(f *pflag.FlagSet) {
 	o.pipelineOptions.flags(f)
 	f.BoolVar(&o.yes, "yes", false, "do not ask")
+	f.DurationVar(&o.slotTimeout, "slot-timeout", setup.DefaultSlotTimeout, "how long to wait for open transactions, which hold up a new slot")
 }
 
 func newAdoptOptions() *adoptOptions { return &adoptOptions{} }
@@ -30,12 +33,13 @@ func newAdoptOptions() *adoptOptions { return &adoptOptions{} }
 func newAdopt(in inputs, s streams) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "adopt",
-		Short: "Accept a gap: go on from where the slot stands now",
-		Long: `Shows why the relay of a pipeline refuses to go on by itself: another cluster, a
-slot that somebody recreated or moved, a publication that for a while did not
-cover the table, a database that was restored. Then asks for the pipeline's name
-and makes the slot's position the pipeline's, in a new epoch. Events between the
-two positions are not published by this; look for them in the table first.
+		Short: "Accept a gap: go on from where the slot stands, or with a new slot",
+		Long: `Shows why the relay of a pipeline refuses to go on by itself: a slot that is gone,
+was invalidated, recreated or moved, another cluster, a publication that for a
+while did not cover the table, a database that was restored. Then asks for the
+pipeline's name, makes a new slot in place of one that is of no use, and makes
+the slot's position the pipeline's, in a new epoch. What was missed is noted:
+outboxd replay --gap publishes it from the table, before the relay is started.
 
 Slot, publication and table that are not given are those that the pipeline was
 set up with. With --config of several pipelines --pipeline says which.`,
@@ -53,7 +57,7 @@ set up with. With --config of several pipelines --pipeline says which.`,
 			if id, err = setup.Recall(cmd.Context(), o.database, id, o.given); err == nil {
 				err = o.adopt(cmd.Context(), s, id)
 			}
-			return o.mended(err, id)
+			return o.mended(stopFirst(err), id)
 		},
 	}
 	newAdoptOptions().flags(cmd.Flags())
@@ -61,36 +65,93 @@ set up with. With --config of several pipelines --pipeline says which.`,
 }
 
 func (o *adoptOptions) adopt(ctx context.Context, s streams, id setup.Identity) error {
-	cfg := cdc.Config{Database: o.database, Pipeline: id.Pipeline, Slot: id.Slot, Publication: id.Publication, Table: id.Table()}
+	cfg := o.readSide(id)
 	gap, err := cdc.FindGap(ctx, cfg)
-	var active *cdc.Error
-	if errors.As(err, &active) && active.Code == cdc.CodeSlotActive {
-		active.Fix = "stop the relay first"
-	}
 	if err != nil {
 		return err
 	}
 	if len(gap.Findings) == 0 {
 		fmt.Fprintf(s.out, "pipeline %s: no gap; outboxd run goes on from %s\n", id.Pipeline, gap.Acked)
+		if gap.Floor != "" {
+			fmt.Fprintf(s.out, "pending    a gap that was accepted before has not been replayed\n")
+			o.next(s, id, gap)
+		}
 		return nil
 	}
+	tell(s, id, gap)
+	if !o.yes {
+		if err := confirm(s, id.Pipeline, "go on behind the gap"); err != nil {
+			return err
+		}
+	}
+	if gap.NewSlot {
+		options := setup.Options{Database: o.database, Pipeline: id.Pipeline, Slot: id.Slot, Publication: id.Publication, Table: id.Table(), SlotTimeout: o.slotTimeout}
+		if err := setup.RemakeSlot(ctx, options, s.out); err != nil {
+			return err
+		}
+	}
+	at, err := gap.Accept(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(s.out, "accepted   goes on from %s, epoch %d\n", at, gap.Epoch)
+	o.next(s, id, gap)
+	return nil
+}
+
+// tell shows the gap.
+func tell(s streams, id setup.Identity, gap cdc.Gap) {
 	for _, finding := range gap.Findings {
 		fmt.Fprintf(s.out, "found      %s\n", finding)
 	}
 	fmt.Fprintf(s.out, "published  everything before %s\n", gap.Acked)
-	fmt.Fprintf(s.out, "look at    SELECT * FROM %s WHERE xid >= '%s' ORDER BY seq; -- what may not be published, in a table that setup made\n", id.Table(), gap.Floor)
-	fmt.Fprintf(s.out, "goes on    from %s, epoch %d\n", gap.Slot, gap.Epoch)
-	if !o.yes {
-		fmt.Fprintf(s.out, "type the pipeline's name (%s) to accept that what lies between is not published: ", id.Pipeline)
-		answer, _ := bufio.NewReader(s.in).ReadString('\n')
-		if answer = strings.TrimSpace(answer); answer != id.Pipeline {
-			return &cdc.Error{Code: setup.CodeUnconfirmed, Detail: fmt.Sprintf("%q is not the pipeline's name: nothing was changed", answer),
-				Fix: fmt.Sprintf("type %s, or give --yes", id.Pipeline)}
-		}
+	if gap.Rows >= 0 {
+		fmt.Fprintf(s.out, "missing    at most %d rows: SELECT * FROM %s WHERE xid >= '%s' ORDER BY seq\n", gap.Rows, id.Table(), gap.Floor)
+	} else {
+		fmt.Fprintf(s.out, "missing    rows of %s that were written since then; it has no column xid by which to tell\n", id.Table())
 	}
-	if err := gap.Accept(ctx, cfg); err != nil {
-		return err
+	if gap.NewSlot {
+		fmt.Fprintf(s.out, "goes on    with a new slot %s, epoch %d\n", id.Slot, gap.Epoch)
+	} else {
+		fmt.Fprintf(s.out, "goes on    from %s, epoch %d\n", gap.Slot, gap.Epoch)
 	}
-	fmt.Fprintf(s.out, "accepted   start the relay with outboxd run\n")
+}
+
+// next prints what is to be done about the gap, in commands that can be run as
+// they stand but for the flags of the broker.
+func (o *pipelineOptions) next(s streams, id setup.Identity, gap cdc.Gap) {
+	command := func(name string) string { return o.complete("outboxd "+name+" --pipeline "+id.Pipeline, id) }
+	if gap.Rows >= 0 {
+		fmt.Fprintf(s.out, "next       %s --gap, with the flags of outboxd run\n", command("replay"))
+	} else {
+		fmt.Fprintf(s.out, "next       %s --since TIME, with the flags of outboxd run; it may be started before\n", command("replay"))
+	}
+	fmt.Fprintf(s.out, "           then start the relay: outboxd run\n")
+	fmt.Fprintf(s.out, "           a gap that needs no replay, or no other: %s --gap --reason TEXT\n", command("skip"))
+}
+
+// readSide describes the pipeline to package cdc.
+func (o *pipelineOptions) readSide(id setup.Identity) cdc.Config {
+	return cdc.Config{Database: o.database, Pipeline: id.Pipeline, Slot: id.Slot, Publication: id.Publication, Table: id.Table()}
+}
+
+// stopFirst adds to an error about a slot in use what to do about it: here,
+// waiting is not all.
+func stopFirst(err error) error {
+	var active *cdc.Error
+	if errors.As(err, &active) && active.Code == cdc.CodeSlotActive {
+		active.Fix = "stop the relay first"
+	}
+	return err
+}
+
+// confirm asks for the pipeline's name.
+func confirm(s streams, pipeline, to string) error {
+	fmt.Fprintf(s.out, "type the pipeline's name (%s) to %s: ", pipeline, to)
+	answer, _ := bufio.NewReader(s.in).ReadString('\n')
+	if answer = strings.TrimSpace(answer); answer != pipeline {
+		return &cdc.Error{Code: setup.CodeUnconfirmed, Detail: fmt.Sprintf("%q is not the pipeline's name: nothing was changed", answer),
+			Fix: fmt.Sprintf("type %s, or give --yes", pipeline)}
+	}
 	return nil
 }

@@ -47,7 +47,7 @@ func (d *daemon) run(ctx context.Context) error {
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return nil
 	}
-	err = d.options.mended(err, d.Identity)
+	err = d.options.mended(offerSkip(err, d.Pipeline), d.Identity)
 	if err != nil {
 		d.enter(string(relay.Stopped), reason(err))
 		d.mu.Lock()

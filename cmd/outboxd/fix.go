@@ -33,7 +33,7 @@ func (o *pipelineOptions) mended(err error, id setup.Identity) error {
 // complete adds to the commands in a fix what it takes to mean the same
 // pipeline in the same database.
 func (o *pipelineOptions) complete(fix string, id setup.Identity) string {
-	commands := regexp.MustCompile(`outboxd (setup|adopt|teardown|parked [a-z]+) --pipeline ` + regexp.QuoteMeta(id.Pipeline) + `\b`)
+	commands := regexp.MustCompile(`outboxd (setup|adopt|replay|skip|teardown|parked [a-z]+) --pipeline ` + regexp.QuoteMeta(id.Pipeline) + `\b`)
 	return commands.ReplaceAllStringFunc(fix, func(command string) string {
 		return command + o.arguments(strings.Fields(command)[1], id)
 	})
@@ -50,7 +50,7 @@ func (o *pipelineOptions) arguments(command string, id setup.Identity) string {
 	for _, name := range [...]struct{ flag, value, standard string }{
 		{"slot", id.Slot, standard}, {"publication", id.Publication, standard}, {"table", id.Table(), setup.DefaultTable},
 	} {
-		if (command == "setup" || command == "adopt") && name.value != name.standard && o.origins[name.flag] != fromFile {
+		if command != "teardown" && command != "parked" && name.value != name.standard && o.origins[name.flag] != fromFile {
 			add(name.flag, name.value)
 		}
 	}

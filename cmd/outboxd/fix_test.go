@@ -43,6 +43,8 @@ func TestComplete(t *testing.T) {
 			"outboxd teardown --pipeline p --config " + file + ", then outboxd setup --pipeline p --config " + file},
 		{"file in a variable", nil, map[string]string{"OUTBOXD_CONFIG": file}, fix, fix},
 		{"file that holds the database", []string{"--database-file", write(t, "db", database)}, nil, "outboxd adopt --pipeline p", "outboxd adopt --pipeline p --database-file db"},
+		{"a gap", []string{"--database", database}, nil, "outboxd adopt --pipeline p, then outboxd replay --pipeline p --gap", "outboxd adopt --pipeline p --database " + shown + ", then outboxd replay --pipeline p --database " + shown + " --gap"},
+		{"a skip", []string{"--slot", "s"}, nil, "outboxd skip --pipeline p --event X", "outboxd skip --pipeline p --slot s --event X"},
 		{"another pipeline's", []string{"--slot", "s"}, nil, "outboxd setup --pipeline p2", "outboxd setup --pipeline p2"},
 		{"no command", []string{"--slot", "s"}, nil, "ALTER ROLE", "ALTER ROLE"},
 	}

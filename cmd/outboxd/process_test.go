@@ -101,7 +101,7 @@ func TestStoppedPipeline(t *testing.T) {
 	p := newPair(t, "jsonl:/dev/null")
 	execSQL(t, p.db, "DROP PUBLICATION outboxd_"+p.second)
 	b := start(t, nil, "run", "--config", p.file)
-	b.shows("the stopped pipeline", "/readyz", 503, p.first+": streaming\n", p.second+": stopped: ", "publication_missing", "outboxd teardown --pipeline "+p.second+" --config "+p.file)
+	b.shows("the stopped pipeline", "/readyz", 503, p.first+": streaming\n", p.second+": stopped: ", "publication_missing", "outboxd adopt --pipeline "+p.second+" --config "+p.file)
 	b.shows("its metric", "/metrics", 200, `outboxd_pipeline_up{pipeline="`+p.first+`"} 1`, `outboxd_pipeline_up{pipeline="`+p.second+`"} 0`,
 		`outboxd_leader{pipeline="`+p.second+`"} 0`)
 	b.shows("life", "/livez", 200)

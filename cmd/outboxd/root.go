@@ -33,8 +33,10 @@ commit order per key.
   2. outboxd run       the relay; run two, the second stands by
   3. outboxd teardown  takes back what setup made
 
-outboxd adopt mends what run refuses to go over by itself. outboxd parked shows
-the events that cannot be published, and retries or discards them.
+Where run stops rather than lose something: outboxd adopt goes on behind a gap,
+outboxd replay publishes what was missed, outboxd skip leaves an event out.
+outboxd parked shows the events that cannot be published, and retries or discards
+them.
 
 Every flag has an environment variable, OUTBOXD_ and its name, and is a key of
 the YAML file that --config names, in which ${VARIABLE} is filled in. A flag goes
@@ -80,7 +82,7 @@ func newRoot(in inputs, s streams) *cobra.Command {
 	root.SetIn(s.in)
 	root.SetFlagErrorFunc(flagError)
 	root.SetHelpTemplate(helpTemplate)
-	root.AddCommand(newSetup(in, s), newRun(in, s), newAdopt(in, s), newTeardown(in, s), newParked(in, s), newVersion(s))
+	root.AddCommand(newSetup(in, s), newRun(in, s), newAdopt(in, s), newReplay(in, s), newSkip(in, s), newTeardown(in, s), newParked(in, s), newVersion(s))
 	complete(root)
 	return root
 }

@@ -7,7 +7,7 @@ import (
 
 // TestHelp: the flags, their defaults and variables are a contract.
 func TestHelp(t *testing.T) {
-	for _, command := range []string{"", "setup", "run", "adopt", "teardown", "parked", "parked list", "parked show", "parked retry", "parked discard", "version"} {
+	for _, command := range []string{"", "setup", "run", "adopt", "replay", "skip", "teardown", "parked", "parked list", "parked show", "parked retry", "parked discard", "version"} {
 		name := strings.TrimSpace("outboxd " + command)
 		t.Run(name, func(t *testing.T) {
 			r := call(t, nil, append(strings.Fields(command), "--help")...)

@@ -97,6 +97,24 @@ func TestJudge(t *testing.T) {
 		{"elsewhere in a later epoch", func(w []checker.Written, d []checker.Delivered) []checker.Delivered {
 			return repeated(d, "0041.00AA.0001", "0042.00AA.0002")
 		}, "lost 0, invented 0, out of order 0 (last delivery 0), changed 0, misplaced 1, duplicates 1"},
+		{"some from the table only", func(w []checker.Written, d []checker.Delivered) []checker.Delivered {
+			for i := range d[:6] {
+				d[i].Position, d[i].Replayed = "", true
+			}
+			return d
+		}, "lost 0, invented 0, out of order 0 (last delivery 0), changed 0, misplaced 0, duplicates 0"},
+		{"from the table, then from the stream", func(w []checker.Written, d []checker.Delivered) []checker.Delivered {
+			replayed := slices.Clone(d)
+			for i := range replayed {
+				replayed[i].Position, replayed[i].Replayed = "", true
+			}
+			d[at(d, "e0-5")].Position = "0000" // of the stream positions are compared all the same
+			return append(replayed, d...)
+		}, "lost 0, invented 0, out of order 0 (last delivery 0), changed 0, misplaced 1, duplicates 30"},
+		{"no position though it is not from the table", func(w []checker.Written, d []checker.Delivered) []checker.Delivered {
+			d[7].Position = ""
+			return d
+		}, "lost 0, invented 0, out of order 0 (last delivery 0), changed 0, misplaced 1, duplicates 0"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -113,7 +114,7 @@ func TestSlotMissing(t *testing.T) {
 	flags := []string{"--slot", "slot_of_mine", "--publication", "Publication of mine", "--broker", "jsonl:-"}
 	s.exec("SELECT pg_drop_replication_slot('slot_of_mine')")
 	s.gives(flags...).expect(t, 78, "slot_missing", `slot "slot_of_mine" is gone`, "was published",
-		"outboxd teardown --pipeline "+s.pipeline, "outboxd setup --pipeline "+s.pipeline+" --slot slot_of_mine --publication 'Publication of mine'")
+		"outboxd adopt --pipeline "+s.pipeline+" --slot slot_of_mine --publication 'Publication of mine'", "outboxd replay --pipeline "+s.pipeline+" --slot slot_of_mine")
 	s.exec("DELETE FROM outboxd.witness")
 	s.gives(flags...).expect(t, 78, "slot_missing", `slot "slot_of_mine" does not exist`,
 		"outboxd setup --pipeline "+s.pipeline+" --slot slot_of_mine --publication 'Publication of mine'", "--setup")
@@ -177,15 +178,18 @@ func TestSlotLost(t *testing.T) {
 		s.exec("CHECKPOINT")
 		return s.value("SELECT wal_status FROM pg_replication_slots") == "lost"
 	})
-	s.gives(out.broker()...).expect(t, 78, "slot_lost", s.slot(), "can no longer be read", "accept the gap",
-		"outboxd teardown --pipeline "+s.pipeline, "outboxd setup --pipeline "+s.pipeline)
+	s.gives(out.broker()...).expect(t, 78, "slot_lost", s.slot(), "can no longer be read",
+		"outboxd adopt --pipeline "+s.pipeline, "outboxd replay --pipeline "+s.pipeline)
 	flags := []string{"--database", s.admin, "--pipeline", s.pipeline}
-	outboxd(t, append([]string{"setup"}, flags...)...).expect(t, 78, "slot_lost", s.slot(), "outboxd teardown --pipeline "+s.pipeline)
-	outboxd(t, append([]string{"teardown", "--yes"}, flags...)...).expect(t, 0, "dropped")
-	outboxd(t, append([]string{"setup", "--relay-role", "relay_" + s.pipeline}, flags...)...).expect(t, 0, "created", "already there")
-	discreet(s.run(out.broker()...)).ready()
+	outboxd(t, append([]string{"setup"}, flags...)...).expect(t, 78, "slot_lost", s.slot(), "outboxd adopt --pipeline "+s.pipeline)
 	s.write(1, 2)
+	outboxd(t, "adopt", "--database", s.relay, "--pipeline", s.pipeline, "--yes").
+		expect(t, 0, "was invalidated", "missing    at most 2 rows", "dropped", "created", "accepted", "epoch 2", "outboxd replay --pipeline "+s.pipeline)
+	outboxd(t, append([]string{"replay", "--database", s.relay, "--pipeline", s.pipeline, "--gap"}, out.broker()...)...).expect(t, 0, "published  2 records")
 	out.expect(1, 2)
+	discreet(s.run(out.broker()...)).ready()
+	s.write(3, 4)
+	out.expect(1, 4)
 }
 
 // TestPublicationWithoutTable: nothing would ever come; both commands say so.
@@ -198,7 +202,7 @@ func TestPublicationWithoutTable(t *testing.T) {
 	s.gives("--broker", "jsonl:-").expect(t, 78, append(words, "outboxd adopt --pipeline "+s.pipeline)...)
 	outboxd(t, "setup", "--database", s.admin, "--pipeline", s.pipeline).expect(t, 78, words...)
 	s.exec("DROP PUBLICATION outboxd_" + s.pipeline)
-	s.gives("--broker", "jsonl:-").expect(t, 78, "publication_missing", "outboxd_"+s.pipeline, "does not exist", "outboxd teardown")
+	s.gives("--broker", "jsonl:-").expect(t, 78, "publication_missing", "outboxd_"+s.pipeline, "does not exist", "CREATE PUBLICATION", "outboxd adopt --pipeline "+s.pipeline)
 }
 
 // TestTableOutOfPublicationForAWhile: afterwards everything looks as before,
@@ -217,13 +221,14 @@ func TestTableOutOfPublicationForAWhile(t *testing.T) {
 	s.write(2, 2)
 	s.exec("ALTER PUBLICATION outboxd_" + s.pipeline + " ADD TABLE outbox")
 	s.gives(out.broker()...).expect(t, 78, "publication_gap", "outboxd_"+s.pipeline, "public.outbox", "taken out of it and put back",
-		"look for events of that time in the table", "outboxd adopt --pipeline "+s.pipeline)
+		"outboxd adopt --pipeline "+s.pipeline, "outboxd replay --pipeline "+s.pipeline)
 	out.expect(1, 1)
 	outboxd(t, "adopt", "--database", s.relay, "--pipeline", s.pipeline, "--yes").expect(t, 0, "found", "taken out of it and put back", "accepted")
+	s.replay(out, "--gap").expect(t, 0, "published  2 records")
 	second := discreet(s.run(out.broker()...))
 	second.ready()
 	s.write(3, 3)
-	eventually(t, 10*time.Second, "the event after the gap arrives", func() bool { return len(out.numbers()) == 2 })
+	eventually(t, 10*time.Second, "the event after the gap arrives", func() bool { return slices.Equal(out.numbers(), []int{1, 1, 2, 3}) })
 }
 
 // TestTableLacksColumns: all of them are named at once.

@@ -290,7 +290,7 @@ func slotLost(f *faultRun) {
 		return f.site.value("SELECT wal_status FROM pg_replication_slots") == "lost"
 	})
 	signal(syscall.SIGCONT)
-	f.stops(78, "slot_lost", f.site.slot(), "outboxd teardown --pipeline "+f.site.pipeline)
+	f.stops(78, "slot_lost", f.site.slot(), "outboxd adopt --pipeline "+f.site.pipeline)
 	f.stopLoad()
 	f.setUpAgain()
 	f.gap(from)

@@ -47,7 +47,7 @@ func (c *KafkaConsumer) Read(ctx context.Context, done func(distinct int) bool) 
 		fetches := c.client.PollFetches(ctx)
 		fetches.EachRecord(func(r *kgo.Record) {
 			d := checker.Delivered{
-				ID: header(r.Headers, "ce_id"), Domain: r.Topic + "/" + string(r.Key), Position: header(r.Headers, "ce_sequence"),
+				ID: header(r.Headers, "ce_id"), Domain: r.Topic + "/" + string(r.Key), Position: header(r.Headers, "ce_sequence"), Replayed: header(r.Headers, "outboxd-replayed") != "",
 				Place: fmt.Sprintf("%s partition %d offset %d (producer %d epoch %d, %s)", r.Topic, r.Partition, r.Offset, r.ProducerID, r.ProducerEpoch, r.Timestamp.UTC().Format("15:04:05.000")), Sum: sha256.Sum256(r.Value),
 				Log: logName(r.Topic, r.Partition), Offset: r.Offset,
 			}

@@ -126,7 +126,7 @@ func (c *RabbitMQConsumer) note(d amqp.Delivery, domain func(string) string) {
 	}
 	text := func(name string) string { s, _ := d.Headers[name].(string); return s }
 	c.delivered = append(c.delivered, checker.Delivered{
-		ID: d.MessageId, Domain: domain(text("cloudEvents_subject")), Position: text("cloudEvents_sequence"),
+		ID: d.MessageId, Domain: domain(text("cloudEvents_subject")), Position: text("cloudEvents_sequence"), Replayed: text("outboxd-replayed") != "",
 		Place: fmt.Sprintf("queue %s delivery %d", c.queue, len(c.delivered)), Sum: sha256.Sum256(d.Body),
 	})
 	c.distinct[d.MessageId] = true

@@ -109,7 +109,9 @@ func (c *cloudEvents) fill(r *publisher.Record, ev *Event, arena *Arena) (int, e
 	if len(ev.AggregateType) > 0 {
 		h = append(h, publisher.Header{Name: c.aggregateTypeName, Value: arena.clone(ev.AggregateType)})
 	}
-	h = append(h, publisher.Header{Name: c.sequenceName, Value: appendPosition(arena, ev.Position)})
+	if ev.Position != (cdc.Position{}) {
+		h = append(h, publisher.Header{Name: c.sequenceName, Value: appendPosition(arena, ev.Position)})
+	}
 
 	at := len(h)
 	if c.contentTypeName != "" {

@@ -65,7 +65,7 @@ var cloudEventCases = []struct {
 	{"headers with a content type", func(ev *record.Event) {
 		ev.Headers = []byte(`{"a": "1", "content-type": "application/avro", "b": "2"}`)
 	}},
-	{"replayed", func(ev *record.Event) { ev.Replayed = true }},
+	{"replayed", func(ev *record.Event) { ev.Replayed, ev.Position = true, cdc.Position{} }},
 	{"retried", func(ev *record.Event) { ev.Retried = true }},
 }
 

@@ -27,9 +27,11 @@ type Event struct {
 	// Time is when the event was created. Zero means NULL: the commit time
 	// stands in for it.
 	Time time.Time
-	// CommitTime is when its transaction was committed.
+	// CommitTime is when its transaction was committed, or the best that is
+	// known of that.
 	CommitTime time.Time
-	// Position is the event's name in the pipeline.
+	// Position is the event's name in the pipeline. Zero: not known, because
+	// the event was read from the table.
 	Position cdc.Position
 	// Replayed: published again on request, from the table. Retried: released
 	// after it had been parked.

@@ -48,6 +48,8 @@ var codes = map[cdc.Code]struct {
 	cdc.CodeSystemChanged:   {Fatal, Fatal, 78},
 	cdc.CodeRestored:        {Fatal, Fatal, 78},
 	cdc.CodeMalformedStream: {Fatal, Fatal, 70},
+	cdc.CodeNoGap:           {Fatal, Fatal, 78},
+	cdc.CodeSkipped:         {Fatal, Fatal, 78},
 }
 
 func TestClassifySource(t *testing.T) {

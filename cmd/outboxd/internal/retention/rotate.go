@@ -51,7 +51,8 @@ type Result struct {
 //     other is the oldest xid then running, or the next one. The lock is
 //     released.
 //  2. A witness whose acked_lsn has reached the mark's position says that the
-//     broker has acked all of these rows. Acked positions do not go back.
+//     broker has acked all of these rows. Acked positions do not go back. While
+//     a gap is still to be replayed it says no such thing.
 //  3. The partition is locked in SHARE mode again and searched for rows added
 //     in between, by somebody with a wrong bucket or a clock that jumped. Who
 //     added them wrote after the mark, so their transaction was either running
@@ -178,10 +179,11 @@ func (r *Rotator) locked(ctx context.Context, tx pgx.Tx, partition string) (Outc
 	return Marked, 0, nil
 }
 
-// passed says whether every pipeline on the table has relayed what was marked.
+// passed says whether every pipeline on the table has relayed what was marked,
+// and has no gap to replay.
 // Where there is no pipeline nothing was relayed.
 func (r *Rotator) passed(ctx context.Context, conn *pgx.Conn) (passed bool, err error) {
-	err = conn.QueryRow(ctx, "SELECT coalesce(bool_and(acked_lsn >= $2::pg_lsn), false) FROM outboxd.witness WHERE outbox_table = $1",
+	err = conn.QueryRow(ctx, "SELECT coalesce(bool_and(acked_lsn >= $2::pg_lsn AND gap_floor = ''), false) FROM outboxd.witness WHERE outbox_table = $1",
 		r.table, r.mark.lsn).Scan(&passed)
 	return passed, err
 }

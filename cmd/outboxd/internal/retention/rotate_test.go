@@ -155,6 +155,17 @@ func TestRotateWaitsForEveryWitness(t *testing.T) {
 	o.rotate(t, retention.Truncated)
 }
 
+// Rows of a gap that is to be replayed stay, however far the pipeline is.
+func TestRotateWaitsForReplay(t *testing.T) {
+	o := newOutbox(t)
+	o.rotate(t, retention.Marked)
+	o.relay(t)
+	exec(t, o.Conn, "UPDATE outboxd.witness SET gap_floor = '740'")
+	o.rotate(t, retention.Behind)
+	exec(t, o.Conn, "UPDATE outboxd.witness SET gap_floor = ''")
+	o.rotate(t, retention.Truncated)
+}
+
 func TestRotateWithoutWitness(t *testing.T) {
 	o := newOutbox(t)
 	exec(t, o.Conn, "DELETE FROM outboxd.witness")

@@ -93,6 +93,6 @@ func slotError(s *settings, err error, holders string) error {
 	}
 	return &cdc.Error{Code: CodeSlotTimeout,
 		Detail: fmt.Sprintf("slot %q could not be made within %s: it has to wait for every transaction that was open then: %s", s.Slot, s.slotTimeout, holders),
-		Fix:    "end these transactions (SELECT pg_terminate_backend(pid)), or wait longer: --slot-timeout; then run setup again, it goes on where it stopped",
+		Fix:    "end these transactions (SELECT pg_terminate_backend(pid)), or wait longer: --slot-timeout; then run this again, it goes on where it stopped",
 		Err:    err}
 }

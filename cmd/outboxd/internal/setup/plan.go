@@ -132,7 +132,7 @@ func checkTable(s *settings, st *state) (p Problems) {
 func (w *witness) check(s *settings, st *state) (p Problems) {
 	teardown := fmt.Sprintf("outboxd teardown --pipeline %s", s.Pipeline)
 	if w.systemID != st.server.systemID {
-		p.add(cdc.CodeSystemChanged, fmt.Sprintf("check --database; to go on here all the same: %s, then outboxd setup --pipeline %s", teardown, s.Pipeline),
+		p.add(cdc.CodeSystemChanged, "check --database; to go on here all the same: "+s.overGap(),
 			"pipeline %s ran on the cluster with system identifier %s, and this is %s: another cluster, an upgrade or a dump that was restored",
 			s.Pipeline, w.systemID, st.server.systemID)
 		return p
@@ -149,8 +149,7 @@ func (w *witness) check(s *settings, st *state) (p Problems) {
 		p.add(cdc.CodeConfigMismatch, "give the same names as before, or another --pipeline; to begin anew: "+teardown,
 			"pipeline %s exists with %s", s.Pipeline, strings.Join(differ, "; "))
 	} else if st.slot == nil {
-		p.add(cdc.CodeSlotMissing, fmt.Sprintf("find out who dropped it. To accept that events after %s may never be relayed: %s, then outboxd setup --pipeline %s; "+
-			"those written to table %s are still there to be read", w.acked, teardown, s.Pipeline, s.Table()),
+		p.add(cdc.CodeSlotMissing, "find out who dropped it. To go on with a new one: "+s.overGap(),
 			"slot %q of pipeline %s is gone; it existed, and was acked up to %s when last seen (%s). It is not made again: what was written since would be skipped silently",
 			s.Slot, s.Pipeline, w.acked, w.updated)
 	}

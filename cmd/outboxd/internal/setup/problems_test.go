@@ -193,7 +193,7 @@ func TestSlotMissing(t *testing.T) {
 	d.exec(t, "SELECT pg_drop_replication_slot(slot) FROM outboxd.witness")
 	_, err := d.apply(t, setup.Options{})
 	fix := wantProblem(t, err, cdc.CodeSlotMissing, "is gone", acked)
-	if !strings.Contains(fix, "outboxd teardown --pipeline "+pipeline+", then outboxd setup") {
+	if !strings.Contains(fix, "outboxd adopt --pipeline "+pipeline+", then outboxd replay --pipeline "+pipeline+" --gap") {
 		t.Errorf("fix: %s", fix)
 	}
 	if n := d.text(t, "SELECT count(*)::text FROM pg_replication_slots WHERE database = current_database()"); n != "0" {

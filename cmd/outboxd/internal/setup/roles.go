@@ -66,6 +66,7 @@ func relaySQL(s *settings, st *state) string {
 	fmt.Fprintf(&b, "GRANT SELECT, INSERT, UPDATE ON outboxd.witness TO %s;\n", to)
 	fmt.Fprintf(&b, "GRANT SELECT, INSERT, UPDATE, DELETE ON outboxd.parked TO %s;\n", to)
 	fmt.Fprintf(&b, "GRANT SELECT ON outboxd.ring, outboxd.schema_version TO %s;\n", to)
+	fmt.Fprintf(&b, "GRANT SELECT, INSERT (pipeline, action, from_position, to_position, reason) ON outboxd.audit TO %s;\n", to)
 	fmt.Fprintf(&b, "GRANT SELECT ON %s TO %s;\n", s.sql(), to)
 	if st.hasRing() {
 		fmt.Fprintf(&b, "GRANT SELECT, TRUNCATE ON %s TO %s;\n", strings.Join(partitions(s.Identity, st.ringOf(s)), ", "), to)

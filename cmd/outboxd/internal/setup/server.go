@@ -50,6 +50,12 @@ func readServer(ctx context.Context, conn *pgx.Conn) (server, error) {
 	return s, nil
 }
 
+// slotLimit says that no slot can be made.
+func (s server) slotLimit() *cdc.Error {
+	return &cdc.Error{Code: CodeServerLimit, Detail: fmt.Sprintf("all %d replication slots are in use (max_replication_slots)", s.maxSlots),
+		Fix: fmt.Sprintf("drop a slot that nobody needs, or ALTER SYSTEM SET max_replication_slots = %d and restart the server", s.maxSlots+4)}
+}
+
 func (s server) check(st *state) (p Problems) {
 	if s.major() < minMajor {
 		p.add(cdc.CodeVersion, "upgrade the server", "the server is PostgreSQL %d; %d is the oldest that works", s.major(), minMajor)
@@ -68,8 +74,7 @@ func (s server) check(st *state) (p Problems) {
 				"role %q may not create a replication slot", s.user)
 		}
 		if s.slots >= s.maxSlots {
-			p.add(CodeServerLimit, fmt.Sprintf("drop a slot that nobody needs, or ALTER SYSTEM SET max_replication_slots = %d and restart the server", s.maxSlots+4),
-				"all %d replication slots are in use (max_replication_slots)", s.maxSlots)
+			p = append(p, s.slotLimit())
 		}
 	}
 	if !s.mayCreate && (st.schemaVersion < 0 || st.publication == nil) {

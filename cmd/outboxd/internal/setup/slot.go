@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 
@@ -61,17 +62,19 @@ func (sl *slot) check(s *settings, st *state) (p Problems) {
 	}
 	remake := fmt.Sprintf("if nothing has been relayed from it: SELECT pg_drop_replication_slot(%s); then outboxd setup --pipeline %s", literal(s.Slot), s.Pipeline)
 	if st.witness != nil {
-		remake = fmt.Sprintf("outboxd teardown --pipeline %s, then outboxd setup --pipeline %[1]s; what was written meanwhile is in table %[2]s, but not relayed", s.Pipeline, s.Table())
+		remake = s.overGap()
 	}
 	switch {
 	case sl.status == "lost":
-		p.add(cdc.CodeSlotLost, fmt.Sprintf("outboxd teardown --pipeline %s, then outboxd setup --pipeline %[1]s; events in between are in the table, but not relayed", s.Pipeline),
-			"the server has removed WAL that slot %q needs", s.Slot)
+		p.add(cdc.CodeSlotLost, remake, "the server has removed WAL that slot %q needs", s.Slot)
 	case sl.confirmed == "":
 		p.add(cdc.CodeSlotActive, "try again when it is done", "slot %q is being made by process %d (%s)", s.Slot, sl.activePID, sl.holder)
 	case st.publication == nil:
 		// What was written between the slot's start and the publication's
 		// creation cannot be decoded: an error for ever, or from 18 on a gap.
+		if st.witness != nil {
+			remake = strings.TrimSpace(publicationSQL(s, st)) + " then " + remake
+		}
 		p.add(cdc.CodePublication, remake, "slot %q exists and publication %q does not: a slot cannot read what was written before its publication was made",
 			s.Slot, s.Publication)
 	}
