@@ -3,6 +3,7 @@
 package e2e_test
 
 import (
+	"context"
 	"net/http"
 	"net/url"
 	"os"
@@ -13,6 +14,11 @@ import (
 
 	"github.com/outboxd/outboxd/internal/devenv/devtest"
 )
+
+var byFreeze = outage{
+	func(_ context.Context, n node) error { return n.Freeze() },
+	func(_ context.Context, n node) error { return n.Thaw() },
+}
 
 // TestLongMatrixKafka holds rows of TestMatrixKafka that take long.
 func TestLongMatrixKafka(t *testing.T) {

@@ -66,10 +66,9 @@ type outage struct {
 }
 
 var (
-	restart  = func(ctx context.Context, n node) error { return n.Start(ctx) }
-	byStop   = outage{func(ctx context.Context, n node) error { return n.Stop(ctx) }, restart}
-	byKill   = outage{func(_ context.Context, n node) error { return n.Kill() }, restart}
-	byFreeze = outage{func(_ context.Context, n node) error { return n.Freeze() }, func(_ context.Context, n node) error { return n.Thaw() }}
+	restart = func(ctx context.Context, n node) error { return n.Start(ctx) }
+	byStop  = outage{func(ctx context.Context, n node) error { return n.Stop(ctx) }, restart}
+	byKill  = outage{func(_ context.Context, n node) error { return n.Kill() }, restart}
 )
 
 // lightLoad leaves a processor to the brokers: three of them start up in rows

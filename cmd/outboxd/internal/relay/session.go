@@ -101,7 +101,10 @@ func (s *session) idle(ctx context.Context, away error) error {
 	over := errors.New("time for another attempt")
 	ctx, cancel := context.WithTimeoutCause(ctx, idleTime, over)
 	defer cancel()
-	err := s.stream.Run(ctx, func(context.Context, *cdc.Message) error { return over })
+	err := s.stream.Run(ctx, func(_ context.Context, m *cdc.Message) error {
+		s.waits(&failure{position: cdc.Position{Epoch: s.relay.Source.Stats().Epoch, Commit: m.Commit}, commit: m.CommitTime, err: away})
+		return over
+	})
 	if errors.Is(err, over) {
 		return away
 	}
@@ -312,9 +315,21 @@ func (s *session) send(ctx context.Context, r *publisher.Record, delivery cdc.De
 	r.Token = token
 	if err := s.pub.Publish(ctx, r); err != nil {
 		s.untake(token)
+		if b == nil && ctx.Err() == nil {
+			s.waits(&failure{position: delivery.Position, id: strings.Clone(r.ID), commit: commit, err: err})
+		}
 		return s.declined(ctx, err)
 	}
 	return nil
+}
+
+// waits notes an event that no publisher took: nothing is wrong with it, but it
+// must not be forgotten while the broker is away, or nobody would see that
+// something waits.
+func (s *session) waits(f *failure) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.failedBehind(f)
 }
 
 // declined judges the error of a Publish. One that is about a record is about

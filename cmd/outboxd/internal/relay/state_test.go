@@ -39,6 +39,56 @@ func TestOpenIsBounded(t *testing.T) {
 	})
 }
 
+// unreachable takes nothing.
+type unreachable struct{}
+
+func (unreachable) Publish(context.Context, *publisher.Record) error {
+	return errors.New("cannot reach the broker")
+}
+func (unreachable) Close(context.Context) error { return nil }
+
+// TestWaitingIsSeen: an event that no broker takes is counted from its commit,
+// also when the broker cannot be opened or fails before it has taken anything.
+func TestWaitingIsSeen(t *testing.T) {
+	for name, open := range map[string]func() (publisher.Publisher, error){
+		"not opened": func() (publisher.Publisher, error) { return nil, errors.New("cannot reach the broker") },
+		"not taken":  func() (publisher.Publisher, error) { return unreachable{}, nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			simulated(t, func(t *testing.T) {
+				b := newBench(t)
+				real, away := b.OpenPublisher, atomic.Bool{}
+				away.Store(true)
+				b.OpenPublisher = func(ctx context.Context, done publisher.Done, guard publisher.Guard) (publisher.Publisher, error) {
+					if away.Load() {
+						return open()
+					}
+					return real(ctx, done, guard)
+				}
+				b.start()
+				settle(10 * time.Second)
+				b.expect("age of nothing", b.exposed("outboxd_oldest_unpublished_age_seconds"), "0")
+				b.slot.insert(event(0), "one")
+				settle(time.Minute)
+				b.expect("age", b.exposed("outboxd_oldest_unpublished_age_seconds"), "60")
+				if s := b.Status(); s.Ready || s.Phase != relay.Retrying {
+					t.Errorf("status %+v", s)
+				}
+				away.Store(false)
+				settle(10 * time.Second)
+				b.expect("acked", b.slot.ackedIDs(), "e000")
+				b.expect("age", b.exposed("outboxd_oldest_unpublished_age_seconds"), "0")
+				if s := b.Status(); !s.Ready {
+					t.Errorf("status %+v", s)
+				}
+				if err := b.finish(); err != nil {
+					t.Error(err)
+				}
+			})
+		})
+	}
+}
+
 // TestOutagesAreTold: one line when an outage begins, one when it ends, with
 // its own attempts; another target is another outage.
 func TestOutagesAreTold(t *testing.T) {
