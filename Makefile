@@ -20,7 +20,7 @@ FUZZTIME  ?= 30s
 # Two packages at a time suit two cores; a third would only make the services
 # slower. The race detector needs a C compiler.
 gotest = go run ./internal/devenv/cmd/gotest \
-	$$(command -v gcc >/dev/null && echo -race) -count=1 -p 2 -timeout 20m $(1) $(TESTFLAGS) $(PACKAGES)
+	$$(command -v gcc >/dev/null && echo -race) -count=1 -p 2 -timeout 28m $(1) $(TESTFLAGS) $(PACKAGES)
 
 .PHONY: help
 help: ## Show this list

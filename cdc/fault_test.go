@@ -115,6 +115,8 @@ func TestOpenNamesWhatIsWrong(t *testing.T) {
 		{"no database of that name", elsewhere, cdc.CodeDatabaseMissing, "open the database", "--database"},
 		{"nobody listens", nobody, cdc.CodeUnreachable, "connect to the database", "check host, port"},
 		{"no replication right", login("", "right", useSchema, useWitness), cdc.CodePrivilege, "replication connection", `ALTER ROLE "`},
+		{"database read-only", do("DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET default_transaction_read_only = on', current_database()); END $$"),
+			cdc.CodeWitness, "write the witness", "default_transaction_read_only"},
 		{"witness not granted", login("REPLICATION", "right"), cdc.CodePrivilege, "witness", "--relay-role"},
 	}
 	for _, tt := range tests {

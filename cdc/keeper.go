@@ -118,7 +118,7 @@ func (k *keeper) overdue(trouble *Error) *Error {
 	}
 	if !k.dueSince.IsZero() && time.Since(k.dueSince) > k.s.timeout {
 		return &Error{Code: CodeWitness, Detail: fmt.Sprintf("write the witness of pipeline %s, for %s now", k.s.r.cfg.Pipeline, k.s.timeout), Err: trouble,
-			Fix: "look for a lock on the table outboxd.witness, and for default_transaction_read_only"}
+			Fix: witnessFix}
 	}
 	return nil
 }

@@ -90,7 +90,7 @@ func insertWitness(ctx context.Context, conn *pgx.Conn, cfg *Config, w *witness)
 		cfg.Pipeline, cfg.Publication, cfg.Table, w.systemID, w.timeline, int32(w.epoch), w.slot, w.configHash, w.fingerprint,
 		w.floor, w.acked.confirm.String(), w.acked.commit.String(), int64(w.acked.events), w.checked.String(), w.version, w.holder)
 	if err != nil {
-		return queryError("write the witness", err)
+		return witnessError(err)
 	}
 	return nil
 }
@@ -111,7 +111,7 @@ func updateWitness(ctx context.Context, conn execer, cfg *Config, w *witness) er
 		cfg.Pipeline, cfg.Publication, cfg.Table, w.systemID, w.timeline, int32(w.epoch), w.slot, w.configHash, w.fingerprint,
 		w.floor, w.acked.confirm.String(), w.acked.commit.String(), int64(w.acked.events), w.checked.String(), w.holder, w.version)
 	if err != nil {
-		return queryError("write the witness", err)
+		return witnessError(err)
 	}
 	if tag.RowsAffected() == 0 {
 		return &Error{Code: CodeLostLead, Detail: fmt.Sprintf("the witness of pipeline %s was written by someone else: another relay has taken over", cfg.Pipeline)}
@@ -119,6 +119,18 @@ func updateWitness(ctx context.Context, conn execer, cfg *Config, w *witness) er
 	w.version++
 	return nil
 }
+
+// witnessError names why the witness could not be written.
+func witnessError(err error) *Error {
+	e := queryError("write the witness", err)
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) && (pgErr.Code == "25006" || pgErr.Code == "55P03") { // read-only; locked
+		e.Code, e.Fix = CodeWitness, witnessFix
+	}
+	return e
+}
+
+const witnessFix = "look for a lock on the table outboxd.witness, and for default_transaction_read_only"
 
 // checkSystem compares the server's identity with the witness. A new timeline
 // alone is no gap: switchover and failover begin one.
