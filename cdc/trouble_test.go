@@ -82,7 +82,7 @@ func TestOpenIsBounded(t *testing.T) {
 	f.led(1)
 	defer f.lockWitness()()
 	began := time.Now()
-	f.refuses(cdc.CodeUnreachable)
+	f.refuses(cdc.CodeWitness)
 	if took := time.Since(began); took > 30*time.Second {
 		t.Errorf("open took %s", took)
 	}

@@ -278,7 +278,7 @@ func TestFailoverWithoutSlot(t *testing.T) {
 			defer func() { f.stopLoad() }()
 			p.kill()
 			p.promote()
-			f.stops(78, "slot_missing", f.site.slot(), "everything up to", "xid >=")
+			f.stops(78, "slot_missing", f.site.slot(), "everything up to", "outboxd adopt", "outboxd replay")
 		})
 	}
 }
