@@ -113,7 +113,7 @@ func TestMatrixPostgres(t *testing.T) {
 				}, "COMMIT PREPARED 'left'")
 			}},
 		{id: "F29", name: "REPLICATION taken away", how: "`ALTER ROLE … NOREPLICATION`, walsender terminated",
-			expect: "exit 77, `privilege`, with the ALTER ROLE that mends it", inject: func(f *faultRun) {
+			expect: "exit 77, `privilege`, with the ALTER ROLE that mends it; repeats what was acked behind what was not, as a crash", duplicates: lastSecond, inject: func(f *faultRun) {
 				f.site.exec("ALTER ROLE " + f.role() + " NOREPLICATION")
 				f.terminate("backend_type = 'walsender'")
 				f.stops(77, "privilege", `ALTER ROLE "`+f.role()+`" REPLICATION`)
