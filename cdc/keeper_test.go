@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	_ "github.com/jackc/pgx/v5/stdlib"
 
+	"github.com/outboxd/outboxd/internal/devenv"
 	"github.com/outboxd/outboxd/internal/devenv/devtest"
 	"github.com/outboxd/outboxd/migrations"
 )
@@ -104,9 +105,9 @@ func TestFloorIsReadBeforeItsPosition(t *testing.T) {
 }
 
 // newWitness returns a connection to a database with the witness w in it.
-func newWitness(t *testing.T, w *witness) (*pgx.Conn, *Config) {
+func newWitness(t *testing.T, database string, w *witness) (*pgx.Conn, *Config) {
 	t.Helper()
-	cfg := &Config{Database: devtest.Database(t), Pipeline: "p", Slot: "s", Publication: "p"}
+	cfg := &Config{Database: database, Pipeline: "p", Slot: "s", Publication: "p"}
 	db, err := sql.Open("pgx", cfg.Database)
 	if err != nil {
 		t.Fatal(err)
@@ -129,7 +130,7 @@ func newWitness(t *testing.T, w *witness) (*pgx.Conn, *Config) {
 // Of two who read the same witness, only the first can write it.
 func TestWitnessIsFencedByItsVersion(t *testing.T) {
 	first := witness{timeline: 1, epoch: 1, slot: "s", floor: "0"}
-	conn, cfg := newWitness(t, &first)
+	conn, cfg := newWitness(t, devtest.Database(t), &first)
 	second := first
 	first.acked.confirm, second.acked.confirm = 100, 50
 	if err := updateWitness(t.Context(), conn, cfg, &first); err != nil {
@@ -148,7 +149,7 @@ func TestWitnessIsFencedByItsVersion(t *testing.T) {
 func TestLostAnswerIsLookedUp(t *testing.T) {
 	for _, signed := range []bool{true, false} {
 		row := witness{timeline: 1, epoch: 1, slot: "s", floor: "0"}
-		conn, cfg := newWitness(t, &row)
+		conn, cfg := newWitness(t, devtest.Database(t), &row)
 		s := newScripted(t, nil)
 		s.r.cfg.Database = cfg.Database
 		k := &keeper{s: s, conn: conn, witness: row}
@@ -196,7 +197,12 @@ func TestPublicationIsInOrderForWhatWasAckedBefore(t *testing.T) {
 // all that ended before is acked, not earlier.
 func TestFloorIsWrittenWhenAllBelowItIsAcked(t *testing.T) {
 	w := &witness{timeline: 1, epoch: 1, slot: "s", floor: "0"}
-	conn, cfg := newWitness(t, w)
+	server, err := devenv.StartPostgres(t.Context(), devenv.PostgresOptions{}) // others' transactions would be older
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = server.Close() })
+	conn, cfg := newWitness(t, server.URL("postgres", "postgres"), w)
 	k := &keeper{s: newScripted(t, nil), conn: conn, witness: *w, floorAt: time.Now().Add(-floorInterval)}
 
 	running, err := pgx.Connect(t.Context(), cfg.Database)
