@@ -142,7 +142,8 @@ func badEscape(text []byte) string {
 	}
 }
 
-// unicodeEscape reads the escape \uXXXX that text begins with, if it does.
+// unicodeEscape reads the escape (\u and four digits) that text begins with, if
+// it does.
 func unicodeEscape(text []byte) (r rune, ok bool) {
 	if len(text) < 6 || text[0] != '\\' || text[1] != 'u' {
 		return 0, false

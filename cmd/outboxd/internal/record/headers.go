@@ -203,8 +203,8 @@ func escapeLen(b []byte) int {
 	return 0
 }
 
-// codeUnit is the UTF-16 code unit of the escape \uXXXX that b begins with, -1
-// if it does not.
+// codeUnit is the UTF-16 code unit of the escape (\u and four digits) that b
+// begins with, -1 if it does not.
 func codeUnit(b []byte) rune {
 	if len(b) < 6 || b[0] != '\\' || b[1] != 'u' {
 		return -1
