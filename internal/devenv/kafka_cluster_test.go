@@ -70,18 +70,20 @@ func TestKafkaCluster(t *testing.T) {
 
 // leading returns the node that leads the topic's partition and the addresses of
 // the others, when all replicas are in sync.
-func leading(ctx context.Context, t *testing.T, admin *kadm.Client, k *devenv.KafkaCluster) (*devenv.KafkaNode, []string) {
+func leading(ctx context.Context, t *testing.T, admin *kadm.Client, k *devenv.KafkaCluster) (node *devenv.KafkaNode, others []string) {
 	t.Helper()
-	for ctx.Err() == nil {
+	if !poll(ctx, func() bool {
 		topics, err := admin.ListTopics(ctx, topic)
-		if p := topics[topic].Partitions[0]; err == nil && len(p.ISR) == 3 && p.Leader > 0 {
-			node := k.Nodes()[p.Leader-1]
-			return node, slices.DeleteFunc(k.Brokers(), func(address string) bool { return address == node.Address() })
+		p := topics[topic].Partitions[0]
+		if err != nil || len(p.ISR) < 3 || p.Leader < 1 {
+			return false
 		}
-		time.Sleep(50 * time.Millisecond)
+		node = k.Nodes()[p.Leader-1]
+		return true
+	}) {
+		t.Fatal("the replicas are not in sync")
 	}
-	t.Fatal("the replicas are not in sync")
-	return nil, nil
+	return node, slices.DeleteFunc(k.Brokers(), func(address string) bool { return address == node.Address() })
 }
 
 // awaitLeader waits until one of those brokers leads the topic's partition.
@@ -92,18 +94,15 @@ func awaitLeader(ctx context.Context, t *testing.T, brokers []string) {
 		t.Fatal(err)
 	}
 	defer client.Close()
-	for ctx.Err() == nil {
+	if !poll(ctx, func() bool {
 		m, err := kadm.NewClient(client).Metadata(ctx, topic)
-		if p := m.Topics[topic].Partitions[0]; err == nil && p.Err == nil {
-			for _, b := range m.Brokers {
-				if b.NodeID == p.Leader && slices.Contains(brokers, net.JoinHostPort(b.Host, strconv.Itoa(int(b.Port)))) {
-					return
-				}
-			}
-		}
-		time.Sleep(50 * time.Millisecond)
+		p := m.Topics[topic].Partitions[0]
+		return err == nil && p.Err == nil && slices.ContainsFunc(m.Brokers, func(b kadm.BrokerDetail) bool {
+			return b.NodeID == p.Leader && slices.Contains(brokers, net.JoinHostPort(b.Host, strconv.Itoa(int(b.Port))))
+		})
+	}) {
+		t.Fatal("no other broker became the leader")
 	}
-	t.Fatal("no other broker became the leader")
 }
 
 // testLogin: a user with the right password may do what it was allowed to.
@@ -126,13 +125,10 @@ func testLogin(ctx context.Context, t *testing.T, k *devenv.KafkaCluster, admin 
 	}
 	eventually := func(what, password string, want error) {
 		t.Helper()
-		for ctx.Err() == nil {
-			if err = write(password); errors.Is(err, want) {
-				return
-			}
-			time.Sleep(50 * time.Millisecond) // brokers learn one after the other
+		// Brokers learn one after the other.
+		if !poll(ctx, func() bool { err = write(password); return errors.Is(err, want) }) {
+			t.Errorf("%s: %v, want %v", what, err, want)
 		}
-		t.Errorf("%s: %v, want %v", what, err, want)
 	}
 	eventually("no right", "right", kerr.TopicAuthorizationFailed)
 	acl := kadm.NewACLs().Allow("User:relay").AllowHosts().Topics(topic).ResourcePatternType(kadm.ACLPatternLiteral).Operations(kadm.OpWrite, kadm.OpDescribe)

@@ -133,11 +133,24 @@ func testOrphan(t *testing.T, end string, start func(context.Context) (service, 
 	if dir == "" {
 		t.Fatal("the child did not start the service")
 	}
-	deadline := time.Now().Add(time.Minute)
-	for len(leftovers(t, dir)) > 0 && time.Now().Before(deadline) {
-		time.Sleep(20 * time.Millisecond)
-	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	poll(ctx, func() bool { return len(leftovers(t, dir)) == 0 })
 	expectNothingLeft(t, dir)
+}
+
+// poll asks until ok, which it returns, or ctx ends.
+func poll(ctx context.Context, ok func() bool) bool {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return false
+		}
+	}
+	return true
 }
 
 // beOrphaned is the child: it reports where its service is, and waits.

@@ -58,17 +58,13 @@ func TestRabbitMQCluster(t *testing.T) {
 // may be choosing a leader, and forget meanwhile what it was asked.
 func persist(ctx context.Context, t *testing.T, url string, do func(context.Context, *amqp.Channel) error) {
 	t.Helper()
-	for {
+	var err error
+	if !poll(ctx, func() bool {
 		once, cancel := context.WithTimeout(ctx, 5*time.Second)
-		err := withChannel(url, amqp.Table{"x-queue-type": "quorum"}, func(ch *amqp.Channel) error { return do(once, ch) })
-		cancel()
-		if err == nil {
-			return
-		}
-		select {
-		case <-ctx.Done():
-			t.Fatal(err)
-		case <-time.After(100 * time.Millisecond):
-		}
+		defer cancel()
+		err = withChannel(url, amqp.Table{"x-queue-type": "quorum"}, func(ch *amqp.Channel) error { return do(once, ch) })
+		return err == nil
+	}) {
+		t.Fatal(err)
 	}
 }

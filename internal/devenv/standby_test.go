@@ -34,13 +34,12 @@ func run(t *testing.T, p *devenv.Postgres, sql string) {
 // until asks again and again until the answer is as wanted.
 func until(t *testing.T, p *devenv.Postgres, sql, want string) {
 	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
 	var got string
-	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); <-time.After(50 * time.Millisecond) {
-		if got = query(t, p, sql); got == want {
-			return
-		}
+	if !poll(ctx, func() bool { got = query(t, p, sql); return got == want }) {
+		t.Fatalf("%s: %q, want %q", sql, got, want)
 	}
-	t.Fatalf("%s: %q, want %q", sql, got, want)
 }
 
 // A standby has what was committed before the backup and after it, copies the
