@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -22,11 +23,13 @@ import (
 // TestMatrixPostgres breaks PostgreSQL, or changes under the relay what it
 // stands on.
 func TestMatrixPostgres(t *testing.T) {
-	// What a relay may repeat that stops without another word in the witness:
-	// what was in flight, and what was acked in the last second.
-	const lastSecond = 16_384 + 10_000
+	runMatrix(t, "PostgreSQL", slices.Concat(serverRows(), slotRows(), tableRows(), transactionRows(), rightRows(), otherRows(), lockRows()))
+}
+
+// serverRows are about sessions, crashes and restarts.
+func serverRows() []fault {
 	fsync := map[string]string{"fsync": "on"}
-	runMatrix(t, "PostgreSQL", []fault{
+	return []fault{
 		{id: "F11", name: "walsender terminated", how: "`pg_terminate_backend` of the walsender, three times",
 			expect: "the next session begins within seconds; nothing comes twice", inject: terminated("backend_type = 'walsender'")},
 		{id: "F11b", name: "both sessions terminated", how: "`pg_terminate_backend` of all backends of the relay's role, three times",
@@ -43,6 +46,12 @@ func TestMatrixPostgres(t *testing.T) {
 		{id: "F13c", name: "fast shutdown with the slot 1 GB behind", elsewhere: "TestFastShutdownFarBehind"},
 		{id: "F14", name: "frozen walsender", how: "SIGSTOP of the walsender for longer than `wal_sender_timeout`, then SIGCONT",
 			expect: "found within the timeout; the relay waits for the slot, which the frozen process holds, and goes on when it is free", inject: frozenWalsender},
+	}
+}
+
+// slotRows are about the slot and the publication.
+func slotRows() []fault {
+	return []fault{
 		{id: "F19", name: "slot held by another client", how: "somebody streams from the slot when the relay comes",
 			expect: "`/readyz` says standby and names the process that holds the slot; the relay takes over when it is free", inject: heldSlot},
 		{id: "F20", name: "slot dropped while running", how: "walsender terminated, slot dropped",
@@ -54,13 +63,19 @@ func TestMatrixPostgres(t *testing.T) {
 		{id: "F22b", name: "publication dropped, 18", how: "the same on a server that goes on without it", expect: "as F22", arrange: ownServer("18", nil), inject: publicationDropped},
 		{id: "F22c", name: "publication made after the slot", elsewhere: "TestPublicationWithoutTable"},
 		{id: "F23", name: "table leaves the publication", how: "`ALTER PUBLICATION … DROP TABLE` while events flow",
-			expect: "exit 78, `publication_gap`, within seconds; `adopt` accepts the gap once the table is back", duplicates: lastSecond, inject: func(f *faultRun) {
+			expect: "exit 78, `publication_gap`, within seconds; `adopt` accepts the gap once the table is back", duplicates: mostRepeated, inject: func(f *faultRun) {
 				f.gapOf("publication_gap", "ALTER PUBLICATION "+f.publication()+" DROP TABLE outbox", f.adopt("ALTER PUBLICATION "+f.publication()+" ADD TABLE outbox"))
 			}},
-		{id: "F23b", name: "row filter added", how: "`ALTER PUBLICATION … SET TABLE … WHERE` while events flow", expect: "as F23", duplicates: lastSecond, inject: func(f *faultRun) {
+		{id: "F23b", name: "row filter added", how: "`ALTER PUBLICATION … SET TABLE … WHERE` while events flow", expect: "as F23", duplicates: mostRepeated, inject: func(f *faultRun) {
 			f.gapOf("publication_gap", "ALTER PUBLICATION "+f.publication()+" SET TABLE outbox WHERE (aggregatetype = 'order')", f.adopt("ALTER PUBLICATION "+f.publication()+" SET TABLE outbox"))
 		}},
 		{id: "F23c", name: "table out of the publication for a while", elsewhere: "TestTableOutOfPublicationForAWhile"},
+	}
+}
+
+// tableRows are about the event table's columns.
+func tableRows() []fault {
+	return []fault{
 		{id: "F24", name: "columns added, renamed and dropped", how: "`ALTER TABLE` of a column that is not ours, in a loop",
 			expect: "nothing happens", inject: func(f *faultRun) {
 				f.undisturbed(func() {
@@ -95,6 +110,12 @@ func TestMatrixPostgres(t *testing.T) {
 				})
 			}},
 		{id: "F24e", name: "needed column missing at the start", elsewhere: "TestTableLacksColumns"},
+	}
+}
+
+// transactionRows are about transactions.
+func transactionRows() []fault {
+	return []fault{
 		{id: "F25", name: "huge transaction", how: "100,000 events in one transaction, beside others",
 			expect: "in order, confirmed at its end; memory as ever", inject: func(f *faultRun) { writeBig(f.t, f.site.app, f.end, &f.history, 100_000) }},
 		{id: "F25b", name: "1,000,000 events in one transaction", elsewhere: "TestMemoryOfOneHugeTransaction"},
@@ -112,8 +133,14 @@ func TestMatrixPostgres(t *testing.T) {
 					f.flows()
 				}, "COMMIT PREPARED 'left'")
 			}},
+	}
+}
+
+// rightRows are about rights and limits.
+func rightRows() []fault {
+	return []fault{
 		{id: "F29", name: "REPLICATION taken away", how: "`ALTER ROLE … NOREPLICATION`, walsender terminated",
-			expect: "exit 77, `privilege`, with the ALTER ROLE that mends it; repeats what was acked behind what was not, as a crash", duplicates: lastSecond, inject: func(f *faultRun) {
+			expect: "exit 77, `privilege`, with the ALTER ROLE that mends it; repeats what was acked behind what was not, as a crash", duplicates: mostRepeated, inject: func(f *faultRun) {
 				f.site.exec("ALTER ROLE " + f.role() + " NOREPLICATION")
 				f.terminate("backend_type = 'walsender'")
 				f.stops(77, "privilege", `ALTER ROLE "`+f.role()+`" REPLICATION`)
@@ -121,7 +148,7 @@ func TestMatrixPostgres(t *testing.T) {
 				f.start()
 			}},
 		{id: "F29b", name: "right on the witness taken away", how: "`REVOKE ALL ON outboxd.witness` while events flow",
-			expect: "exit 77, `privilege`; nothing is confirmed that the witness does not know", duplicates: lastSecond, inject: func(f *faultRun) {
+			expect: "exit 77, `privilege`; nothing is confirmed that the witness does not know", duplicates: mostRepeated, inject: func(f *faultRun) {
 				f.site.exec("REVOKE ALL ON outboxd.witness FROM " + f.role())
 				f.stops(77, "privilege", "write the witness", "outboxd setup --relay-role")
 				f.site.exec("GRANT SELECT, INSERT, UPDATE ON outboxd.witness TO " + f.role())
@@ -139,6 +166,12 @@ func TestMatrixPostgres(t *testing.T) {
 		{id: "F30c", name: "no connection left at all", how: "sessions terminated, all of `max_connections` taken",
 			expect: "retried; `/readyz` says why", arrange: ownServer("", map[string]string{"max_connections": "25"}), inject: noConnection},
 		{id: "F31", name: "disk of the server full", left: "needs a file system of its own, which only root can mount. What keeps the relay from being the cause is F21"},
+	}
+}
+
+// otherRows are about neighbours, and about what is no event.
+func otherRows() []fault {
+	return []fault{
 		{id: "F32", name: "standby promoted", elsewhere: "TestFailover, TestAsynchronousFailover, TestFailoverWithoutSlot"},
 		{id: "F33", name: "idle table beside a busy one", elsewhere: "TestIdleOutboxBesideBusyTable"},
 		{id: "F34", name: "rows removed before they are published", how: "relay down, events written, `TRUNCATE outbox`",
@@ -164,6 +197,12 @@ func TestMatrixPostgres(t *testing.T) {
 					f.t.Errorf("%v messages counted as ignored, want 1", n-before)
 				}
 			}},
+	}
+}
+
+// lockRows are about locks, and a role that may not write.
+func lockRows() []fault {
+	return []fault{
 		{id: "L1", name: "witness locked", how: "`LOCK TABLE outboxd.witness` for longer than `wal_sender_timeout`",
 			expect: "`/readyz` says `witness_unwritable`, nothing is confirmed meanwhile; goes on when the lock is gone", inject: witnessLocked},
 		{id: "L2", name: "event table locked", how: "`LOCK TABLE outbox IN ACCESS EXCLUSIVE MODE`",
@@ -175,7 +214,7 @@ func TestMatrixPostgres(t *testing.T) {
 				f.relay.says(http.StatusServiceUnavailable, "write the witness", "read-only transaction")
 				f.site.exec("ALTER ROLE " + f.role() + " RESET default_transaction_read_only")
 			}},
-	})
+	}
 }
 
 func terminated(condition string) func(*faultRun) {
