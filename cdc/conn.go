@@ -27,11 +27,24 @@ const (
 
 // connectSQL opens the ordinary connection: witness, catalogs, the sensor.
 func connectSQL(ctx context.Context, cfg *Config) (*pgx.Conn, error) {
-	config, err := pgx.ParseConfig(cfg.Database)
+	return Connect(ctx, cfg.Database, cfg.applicationName())
+}
+
+// Connect opens an ordinary connection as a session has one beside its stream.
+// Its error is an *Error.
+func Connect(ctx context.Context, database, application string) (*pgx.Conn, error) {
+	config, err := pgx.ParseConfig(database)
 	if err != nil {
-		return nil, &Error{Code: CodeConfig, Detail: "read the database's connection string", Err: err}
+		return nil, &Error{Code: CodeConfig, Detail: "read the database's connection string", Err: err, Fix: "see --database"}
 	}
-	config.RuntimeParams["application_name"] = cfg.applicationName()
+	return ConnectConfig(ctx, config, application)
+}
+
+// ConnectConfig is Connect with a connection string that was read before, which
+// stays as it is. What a caller needs otherwise it may SET.
+func ConnectConfig(ctx context.Context, config *pgx.ConnConfig, application string) (*pgx.Conn, error) {
+	config = config.Copy()
+	config.RuntimeParams["application_name"] = application
 	// No prepared statements: a pooler in between may hand the next query to
 	// another server process.
 	config.DefaultQueryExecMode = pgx.QueryExecModeExec
@@ -76,7 +89,11 @@ func connectReplication(ctx context.Context, cfg *Config, version int, senderTim
 	defer cancel()
 	conn, err := pgconn.ConnectConfig(ctx, config)
 	if err != nil {
-		return nil, connectError(err)
+		e := connectError(err)
+		if e.Code == CodePrivilege {
+			e.Detail, e.Fix = "open a replication connection", replicationFix(err)
+		}
+		return nil, e
 	}
 	if _, err := conn.Exec(ctx, sessionSettings(version, senderTimeout)).ReadAll(); err != nil {
 		_ = conn.Close(ctx)
@@ -146,7 +163,7 @@ func connectError(err error) *Error {
 		e.Code, e.Detail = CodeAuth, "log in to the database"
 		e.Fix = "check user and password in --database, and pg_hba.conf on the server"
 	case pgErr.Code == "42501":
-		e.Code, e.Detail, e.Fix = CodePrivilege, "open a replication connection", replicationFix(err)
+		e.Code, e.Fix = CodePrivilege, "as the database's owner: GRANT CONNECT ON DATABASE … TO …, with the names of --database"
 	case pgErr.Code == "53300":
 		e.Fix = "raise max_connections and max_wal_senders, or end idle connections"
 	}

@@ -114,6 +114,10 @@ func TestOpenNamesWhatIsWrong(t *testing.T) {
 		{"wrong password", login("REPLICATION", "wrong-canary"), cdc.CodeAuth, "log in", "password"},
 		{"no database of that name", elsewhere, cdc.CodeDatabaseMissing, "open the database", "--database"},
 		{"nobody listens", nobody, cdc.CodeUnreachable, "connect to the database", "check host, port"},
+		{"no right to connect", func(f *fixture) {
+			login("REPLICATION", "right")(f)
+			f.exec("DO $$ BEGIN EXECUTE format('REVOKE CONNECT ON DATABASE %I FROM PUBLIC', current_database()); END $$")
+		}, cdc.CodePrivilege, "connect to the database", "GRANT CONNECT"},
 		{"no replication right", login("", "right", useSchema, useWitness), cdc.CodePrivilege, "replication connection", `ALTER ROLE "`},
 		{"database read-only", do("DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET default_transaction_read_only = on', current_database()); END $$"),
 			cdc.CodeWitness, "write the witness", "default_transaction_read_only"},

@@ -62,7 +62,7 @@ type Desk struct {
 
 // OpenDesk connects. It is an error when there is no such pipeline.
 func OpenDesk(ctx context.Context, database, pipeline string) (*Desk, error) {
-	conn, err := connect(ctx, database, "outboxd parked")
+	conn, err := cdc.Connect(ctx, database, "outboxd parked")
 	if err != nil {
 		return nil, err
 	}

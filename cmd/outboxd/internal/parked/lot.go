@@ -57,7 +57,7 @@ type Lot struct {
 // Open connects and reads what is parked. The pipeline's witness must be held
 // by Store.Holder already, or a predecessor could still add to it.
 func (s Store) Open(ctx context.Context) (*Lot, *Contents, error) {
-	conn, err := connect(ctx, s.Database, "outboxd "+s.Pipeline+" parked")
+	conn, err := cdc.Connect(ctx, s.Database, "outboxd "+s.Pipeline+" parked")
 	if err != nil {
 		return nil, nil, err
 	}

@@ -9,17 +9,14 @@ import (
 	"github.com/outboxd/outboxd/cdc"
 )
 
-// databaseError names why a connection or a query failed, by SQLSTATE. What has
-// no name here is worth another attempt.
+// databaseError names why a query failed, by SQLSTATE. What has no name here is
+// worth another attempt.
 func databaseError(what string, err error) error {
-	e := &cdc.Error{Code: cdc.CodeUnreachable, Detail: what, Err: err, Fix: "check host, port and whether the server runs"}
+	e := &cdc.Error{Code: cdc.CodeUnreachable, Detail: what, Err: err}
 	var pgErr *pgconn.PgError
 	switch {
 	case !errors.As(err, &pgErr):
-	case strings.HasPrefix(pgErr.Code, "28"):
-		e.Code, e.Fix = cdc.CodeAuth, "check user and password in --database, and pg_hba.conf on the server"
-	case pgErr.Code == "3D000":
-		e.Code, e.Fix = cdc.CodeDatabaseMissing, "check the database's name in --database"
+		e.Fix = "check host, port and whether the server runs"
 	case pgErr.Code == "42501":
 		e.Code, e.Fix = cdc.CodePrivilege, "outboxd setup --relay-role ROLE grants what a replay needs"
 	case strings.HasPrefix(pgErr.Code, "22"): // a value that the column's type cannot have
@@ -28,8 +25,6 @@ func databaseError(what string, err error) error {
 		e.Code, e.Fix = cdc.CodeConfig, "the server sorts the rows on its disk: raise temp_file_limit, or choose fewer rows with --since and --until"
 	case strings.HasPrefix(pgErr.Code, "42"):
 		e.Code, e.Fix = cdc.CodeConfig, "check --table and --columns"
-	default:
-		e.Fix = ""
 	}
 	return e
 }

@@ -15,8 +15,6 @@ import (
 	"github.com/outboxd/outboxd/cmd/outboxd/internal/relay"
 )
 
-const connectTimeout = 10 * time.Second
-
 // Values must look as in the stream, whatever the role's or the database's
 // settings are, and nothing may end a session that a slow broker holds up.
 var sessionSettings = []string{
@@ -26,17 +24,9 @@ var sessionSettings = []string{
 
 // connect opens a connection for reading the table.
 func (r *Replay) connect(ctx context.Context) (*pgx.Conn, error) {
-	config, err := pgx.ParseConfig(r.Database)
+	conn, err := cdc.Connect(ctx, r.Database, r.Application)
 	if err != nil {
-		return nil, &cdc.Error{Code: cdc.CodeConfig, Detail: "the database URL cannot be read", Err: err, Fix: "see --database"}
-	}
-	config.RuntimeParams["application_name"] = r.Application
-	config.DefaultQueryExecMode = pgx.QueryExecModeExec
-	dialing, cancel := context.WithTimeout(ctx, connectTimeout)
-	defer cancel()
-	conn, err := pgx.ConnectConfig(dialing, config)
-	if err != nil {
-		return nil, databaseError("connect to the database", err)
+		return nil, err
 	}
 	// The last is there from PostgreSQL 17 on.
 	set := "SET " + strings.Join(sessionSettings, "; SET ") + "; SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'transaction_timeout'"

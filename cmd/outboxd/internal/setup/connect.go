@@ -2,19 +2,15 @@ package setup
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/outboxd/outboxd/cdc"
 )
 
 const (
-	connectTimeout = 10 * time.Second
 	// ddlLockTimeout keeps a statement that waits for a lock from queueing the
 	// application behind it for long; setup can be run again.
 	ddlLockTimeout = "3s"
@@ -26,34 +22,16 @@ const (
 // connect opens a session that the role's or the database's timeouts do not
 // end half-way.
 func connect(ctx context.Context, config *pgx.ConnConfig) (*pgx.Conn, error) {
-	config = config.Copy()
-	config.RuntimeParams["application_name"] = "outboxd setup"
-	dialCtx, cancel := context.WithTimeout(ctx, connectTimeout)
-	defer cancel()
-	conn, err := pgx.ConnectConfig(dialCtx, config)
+	conn, err := cdc.ConnectConfig(ctx, config, "outboxd setup")
 	if err != nil {
-		return nil, connectError(err, config)
+		return nil, err
 	}
-	_, err = conn.Exec(ctx, "SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0; SET idle_session_timeout = 0; SET client_min_messages = warning")
+	_, err = conn.Exec(ctx, "SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0; SET idle_session_timeout = 0; SET client_min_messages = warning")
 	if err != nil {
 		closeConn(ctx, conn)
 		return nil, fmt.Errorf("prepare the session: %w", err)
 	}
 	return conn, nil
-}
-
-func connectError(err error, config *pgx.ConnConfig) error {
-	e := &cdc.Error{Code: cdc.CodeUnreachable, Detail: fmt.Sprintf("connect to database %q", config.Database), Err: err,
-		Fix: "check host, port and whether the server runs"}
-	var pgErr *pgconn.PgError
-	switch {
-	case !errors.As(err, &pgErr):
-	case strings.HasPrefix(pgErr.Code, "28"):
-		e.Code, e.Fix = cdc.CodeAuth, "check user and password in --database, and pg_hba.conf on the server"
-	case pgErr.Code == "3D000":
-		e.Code, e.Fix = cdc.CodeDatabaseMissing, "check the database's name in --database"
-	}
-	return e
 }
 
 // closeConn gives locks back and says goodbye within a second, also when ctx has
