@@ -43,6 +43,18 @@ func (s *session) fill() {
 	s.t.Fatalf("publish took %d bytes while nothing arrives, and does not block", enough)
 }
 
+// stalled returns a session nothing of which arrives until resume is called; nil
+// for a backend that cannot be stalled.
+func stalled(t testing.TB, b Backend) (s *session, resume func()) {
+	target := b(t)
+	if target.Stall == nil {
+		return nil, nil
+	}
+	s = open(t, target, nil)
+	s.warm()
+	return s, target.Stall()
+}
+
 // publishFor offers r and expects Publish to return soon after timeout.
 func (s *session) publishFor(timeout time.Duration, r *publisher.Record) error {
 	s.t.Helper()
@@ -60,13 +72,10 @@ func (s *session) publishFor(timeout time.Duration, r *publisher.Record) error {
 }
 
 func checkFullWindow(t testing.TB, b Backend) {
-	target := b(t)
-	if target.Stall == nil {
+	s, resume := stalled(t, b)
+	if s == nil {
 		return
 	}
-	s := open(t, target, nil)
-	s.warm()
-	resume := target.Stall()
 	defer resume()
 	s.fill()
 	if n := len(s.failed()); n > 0 {
@@ -102,13 +111,10 @@ func checkClose(t testing.TB, b Backend) {
 // checkCloseFull closes while nothing arrives, as much as possible is queued
 // and Publish waits for room.
 func checkCloseFull(t testing.TB, b Backend) {
-	target := b(t)
-	if target.Stall == nil {
+	s, resume := stalled(t, b)
+	if s == nil {
 		return
 	}
-	s := open(t, target, nil)
-	s.warm()
-	resume := target.Stall()
 	defer resume()
 	s.fill()
 	blocked := s.publishBlocked()
@@ -181,13 +187,10 @@ func (s *session) judgeClosed() {
 
 // checkCloseGivesUp has Close run out of time.
 func checkCloseGivesUp(t testing.TB, b Backend) {
-	target := b(t)
-	if target.Stall == nil {
+	s, resume := stalled(t, b)
+	if s == nil {
 		return
 	}
-	s := open(t, target, nil)
-	s.warm()
-	resume := target.Stall()
 	defer resume()
 	s.fill()
 	if err := s.close(moment); err == nil {

@@ -74,6 +74,11 @@ func TestMatrixNetwork(t *testing.T) {
 func farDatabase(f *faultRun) {
 	f.t.Helper()
 	f.shortTimeoutFromStart()
+	f.databaseBehindProxy()
+}
+
+func (f *faultRun) databaseBehindProxy() {
+	f.t.Helper()
 	u, err := url.Parse(f.site.relay)
 	if err != nil {
 		f.t.Fatal(err)

@@ -4,7 +4,6 @@ package e2e_test
 
 import (
 	"math/rand/v2"
-	"net/url"
 	"os"
 	"strings"
 	"syscall"
@@ -131,13 +130,7 @@ func (s *soaking) arrange(f *faultRun) {
 	f.t.Helper()
 	ownServer("17", nil)(f)
 	f.site.exec("ALTER ROLE " + f.role() + " SET wal_sender_timeout = '5s'")
-	u, err := url.Parse(f.site.relay)
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	f.net = newProxy(f.t, u.Host)
-	u.Host = f.net.addr
-	f.site.relay = u.String()
+	f.databaseBehindProxy()
 }
 
 // while returns after up to so long.

@@ -47,6 +47,23 @@ func TestDrainWaitsForAcks(t *testing.T) {
 	})
 }
 
+// slowBench is half-way through the first of five events of a key, to a broker
+// that takes a second for each.
+func slowBench(t *testing.T) *bench {
+	t.Helper()
+	b := newBench(t)
+	b.broker.Script = func(*publisher.Record) publishertest.Answer {
+		return publishertest.Answer{After: time.Second}
+	}
+	b.broker.Lanes = 1
+	for i := range 5 {
+		b.slot.insert(event(i), "one")
+	}
+	b.start()
+	settle(500 * time.Millisecond)
+	return b
+}
+
 // TestDrainPublishesWhatWaits: what was taken is published before the
 // publisher is closed, if the session ends without a failure: after a stop, and
 // in front of an event of which no record can be made.
@@ -61,16 +78,7 @@ func TestDrainPublishesWhatWaits(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			simulated(t, func(t *testing.T) {
-				b := newBench(t)
-				b.broker.Script = func(*publisher.Record) publishertest.Answer {
-					return publishertest.Answer{After: time.Second}
-				}
-				b.broker.Lanes = 1
-				for i := range 5 {
-					b.slot.insert(event(i), "one")
-				}
-				b.start()
-				settle(500 * time.Millisecond)
+				b := slowBench(t)
 				began := time.Now()
 				end(b)
 				<-b.result
@@ -99,16 +107,7 @@ func TestWaitingIsNotSentAfterLoss(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			simulated(t, func(t *testing.T) {
-				b := newBench(t)
-				b.broker.Script = func(*publisher.Record) publishertest.Answer {
-					return publishertest.Answer{After: time.Second}
-				}
-				b.broker.Lanes = 1
-				for i := range 5 {
-					b.slot.insert(event(i), "one")
-				}
-				b.start()
-				settle(500 * time.Millisecond)
+				b := slowBench(t)
 				b.slot.take(true)
 				lose(b)
 				settle(10 * time.Second)
