@@ -297,6 +297,20 @@ func TestMarksWaitForTheWitness(t *testing.T) {
 	expect(t, "marks after", [2]int{m.Discarded.Events, len(m.Retries)}, [2]int{0, 2})
 }
 
+// TestMarksWaitForOneBefore: what is only behind may go before the witness is
+// past it, but not before an event of its domain that must wait for that.
+func TestMarksWaitForOneBefore(t *testing.T) {
+	y := newYard(t)
+	lot, _ := y.open()
+	park(t, lot, event(at(0x1000, 0), "a", "too_large"), event(at(0x1000, 1), "a", parked.Behind), event(at(0x1000, 2), "b", parked.Behind))
+	y.exec("UPDATE outboxd.parked SET state = 'retry'")
+	m, err := lot.Marked(t.Context(), at(0x1000, 2))
+	expect(t, "marks before", [2]any{positions(m.Retries), err}, [2]any{[]cdc.Position{at(0x1000, 2)}, nil})
+	y.publishedTo(0x1001)
+	m, err = lot.Marked(t.Context(), at(0x1000, 2))
+	expect(t, "marks after", [2]any{len(m.Retries), err}, [2]any{3, nil})
+}
+
 // TestRetriesInOrder: nothing overtakes an earlier event of its domain that
 // stays; the unkeyed wait for nobody.
 func TestRetriesInOrder(t *testing.T) {
