@@ -128,6 +128,11 @@ func sourceFault(err *cdc.Error, worked bool) Fault {
 		if worked {
 			f.Class = RetryLate
 		}
+	case cdc.CodeConfig:
+		// The flags have not changed since: a certificate is being renewed.
+		if worked {
+			f.Class = RetryLate
+		}
 	case cdc.CodeNotPrimary:
 		// After a failover a name may lead to the demoted server for a while.
 		if worked {
