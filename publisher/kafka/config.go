@@ -56,12 +56,20 @@ type Config struct {
 	// Insecure accepts any certificate.
 	Insecure bool
 
-	// SASL is plain, scram-sha-256 or scram-sha-512; empty: no login.
+	// SASL is plain, scram-sha-256, scram-sha-512 or oauthbearer; empty: no
+	// login.
 	SASL string
 	// User and Password are the login. Password is never printed.
 	User, Password string
 	// PasswordFile is read instead of Password; a trailing newline is dropped.
 	PasswordFile string
+
+	// OAuthTokenFile holds the token for oauthbearer, which something else keeps
+	// current.
+	OAuthTokenFile string
+	// OAuthEndpoint gives tokens instead, for the credentials of a client; https
+	// unless it is on this host. OAuthScope may be empty.
+	OAuthEndpoint, OAuthClientID, OAuthClientSecretFile, OAuthScope string
 
 	// Compression is none, gzip, snappy, lz4 or zstd. Empty:
 	// DefaultCompression.
@@ -89,7 +97,7 @@ type Config struct {
 
 var (
 	compressions = []string{"none", "gzip", "snappy", "lz4", "zstd"}
-	mechanisms   = []string{"plain", "scram-sha-256", "scram-sha-512"}
+	mechanisms   = []string{"plain", "scram-sha-256", "scram-sha-512", "oauthbearer"}
 )
 
 // withDefaults returns c with its zero values replaced.
@@ -136,9 +144,10 @@ func (c Config) Validate() error {
 		"compression %q is none of %s", c.Compression, strings.Join(compressions, ", "))
 	bad(c.SASL != "" && !slices.Contains(mechanisms, c.SASL),
 		"sasl %q is none of %s", c.SASL, strings.Join(mechanisms, ", "))
-	bad(c.SASL != "" && c.User == "", "sasl %s needs a user", c.SASL)
+	c.checkOAuth(bad)
+	bad(c.SASL != "" && c.SASL != "oauthbearer" && c.User == "", "sasl %s needs a user", c.SASL)
 	bad(c.SASL == "" && (c.User != "" || c.Password != "" || c.PasswordFile != ""),
-		"a user or password is given and no mechanism: add sasl=%s", strings.Join(mechanisms, "|"))
+		"a user or password is given and no mechanism: add sasl=%s", strings.Join(mechanisms[:3], "|"))
 	bad(c.Password != "" && c.PasswordFile != "", "both a password and a password file are given")
 	bad((c.CertFile == "") != (c.KeyFile == ""), "cert and key are given together or not at all")
 	bad(!c.TLS && (c.CAFile != "" || c.CertFile != "" || c.ServerName != "" || c.Insecure),

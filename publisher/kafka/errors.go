@@ -93,7 +93,7 @@ func classify(err error, topic, detail string) error {
 func authError(err error) error {
 	return &publisher.ConfigError{
 		Code:   "auth",
-		Detail: "kafka refuses the login: check ?sasl=, user and password",
+		Detail: "kafka refuses the login: check ?sasl=, and user and password or token",
 		Err:    err,
 	}
 }

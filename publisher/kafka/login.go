@@ -13,7 +13,7 @@ import (
 	"github.com/outboxd/outboxd/publisher"
 )
 
-// mechanism asks for the password at every login.
+// mechanism asks for the password or token at every login.
 func (c Config) mechanism() sasl.Mechanism {
 	scramAuth := func(context.Context) (scram.Auth, error) {
 		password, err := c.password()
@@ -24,6 +24,8 @@ func (c Config) mechanism() sasl.Mechanism {
 		return scram.Sha256(scramAuth)
 	case "scram-sha-512":
 		return scram.Sha512(scramAuth)
+	case "oauthbearer":
+		return c.bearer()
 	}
 	return plain.Plain(func(context.Context) (plain.Auth, error) {
 		password, err := c.password()
@@ -42,7 +44,14 @@ func (c Config) password() (string, error) {
 func (c Config) checkFiles() error {
 	_, err1 := c.tlsConfig()
 	_, err2 := c.password()
-	return errors.Join(err1, err2)
+	var err3 error
+	switch {
+	case c.OAuthTokenFile != "":
+		_, err3 = readToken(c.OAuthTokenFile)
+	case c.OAuthClientSecretFile != "":
+		_, err3 = readSecret("oauth_client_secret_file", c.OAuthClientSecretFile)
+	}
+	return errors.Join(err1, err2, err3)
 }
 
 // readSecret returns what is in a file that option names, without the newline
