@@ -71,12 +71,17 @@ func TestRedactor(t *testing.T) {
 		"PGPASSWORD":       "from-the-environment",
 		"OUTBOXD_BROKER":   "amqp://guest:guest@h",
 		"OUTBOXD_DATABASE": "postgres://postgres:postgres@h/db?sslpassword=key-pass-phrase",
+		"PGSSLPASSWORD":    "of-the-client-key",
 		"HOME":             "postgres://x:not-ours-to-hide@h",
 	}
-	r := newRedactor([]string{"--broker", "kafka://u:a%20longer%20one@h?password_file=/run/secrets/kafka"}, env)
+	r := newRedactor([]string{"--broker", "kafka://u:a%20longer%20one@h?password_file=/run/secrets/kafka&oauth_token_file=/run/secrets/token",
+		"--database", "host=h password=my_file_of_secrets"}, env)
 	tests := []struct{ in, want string }{
 		{"from-the-environment", "***"},
 		{"key-pass-phrase", "***"},
+		{"of-the-client-key", "***"},
+		{"my_file_of_secrets", "***"},
+		{"/run/secrets/token", "/run/secrets/token"},
 		{"a%20longer%20one and a longer one", "*** and ***"},
 		{"user guest at amqp://guest:guest@h", "user guest at amqp://guest:***@h"},
 		{"user postgres, postgres://postgres:postgres@h, password=postgres", "user postgres, postgres://postgres:***@h, password=***"},
