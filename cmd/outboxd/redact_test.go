@@ -66,6 +66,23 @@ func TestNoSecretIsPrinted(t *testing.T) {
 	}
 }
 
+// TestReadinessHidesSecrets: the library's error quotes the database's name,
+// which here is the password too.
+func TestReadinessHidesSecrets(t *testing.T) {
+	b := start(t, []string{"PGPASSWORD=canary-database"}, "run", "--database", "postgres://u@127.0.0.1:1/canary-database",
+		"--broker", "jsonl:-", "--metrics", "127.0.0.1:0", "--pipeline", "p")
+	eventually(t, "a word on it", func() bool { return b.says("database_unreachable") })
+	for _, path := range []string{"/readyz", "/metrics", "/livez"} {
+		code, body := b.get(path)
+		if strings.Contains(body, "canary") {
+			t.Errorf("%s shows it: %s", path, body)
+		}
+		if path == "/readyz" && (code != 503 || !strings.Contains(body, "***")) {
+			t.Errorf("%s: %d %s, want the reason without it", path, code, body)
+		}
+	}
+}
+
 func TestRedactor(t *testing.T) {
 	env := map[string]string{
 		"PGPASSWORD":       "from-the-environment",
