@@ -32,7 +32,7 @@ func TestDatabaseUnreachable(t *testing.T) {
 	r.says(http.StatusServiceUnavailable, "retrying", "database_unreachable", addr)
 	for _, command := range [][]string{{"setup"}, {"teardown", "--yes"}, {"adopt", "--yes"}, {"run", "--fail-fast", "--metrics", "off", "--log-format", "text", "--broker", "jsonl:-"},
 		{"run", "--setup", "--fail-fast", "--metrics", "off", "--log-format", "text", "--broker", "jsonl:-"}} {
-		outboxd(t, append(command, database...)...).expect(t, 69, "database_unreachable", addr, "fix: check host, port and whether the server runs")
+		outboxd(t, append(command, database...)...).expect(t, 69, "database_unreachable", addr, "fix: check host and port in --database (or PGHOST and PGPORT), and whether the server runs")
 	}
 	forward(t, addr, real.Host)
 	r.says(http.StatusOK, "streaming")
