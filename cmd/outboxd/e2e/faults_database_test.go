@@ -339,7 +339,7 @@ func TestTeardown(t *testing.T) {
 		return s.value("SELECT count(*)::text FROM pg_replication_slots WHERE slot_name = '" + s.slot() + "'")
 	}
 	for _, answer := range []string{"", "y\n", "other\n"} {
-		teardown(answer).expect(t, 1, "will drop", "replication slot "+s.slot(), "type the pipeline's name: "+s.pipeline, "nothing was dropped", "--yes")
+		teardown(answer).expect(t, 1, "will drop", "replication slot "+s.slot(), "type the pipeline's name: "+s.pipeline, "nothing was changed", "--yes")
 	}
 	r := discreet(s.run("--broker", "jsonl:-"))
 	r.ready()

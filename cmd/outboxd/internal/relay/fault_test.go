@@ -32,7 +32,7 @@ var codes = map[cdc.Code]struct {
 	cdc.CodeAuth:            {Fatal, RetryLate, 77},
 	cdc.CodeNotPrimary:      {Fatal, RetryLate, 78},
 	cdc.CodePrivilege:       {Fatal, Fatal, 77},
-	cdc.CodeConfig:          {Fatal, Fatal, 78},
+	cdc.CodeConfig:          {Fatal, RetryLate, 78},
 	cdc.CodeDatabaseMissing: {Fatal, Fatal, 78},
 	cdc.CodeWALLevel:        {Fatal, Fatal, 78},
 	cdc.CodeVersion:         {Fatal, Fatal, 78},
