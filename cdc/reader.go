@@ -320,7 +320,9 @@ func (r *Reader) claim(ctx context.Context, sql *pgx.Conn, w *witness, st *slotS
 			return err
 		}
 	}
-	r.skip(w)
+	if err := r.skip(ctx, sql, w); err != nil {
+		return err
+	}
 	w.slot, w.configHash, w.fingerprint, w.holder = r.cfg.Slot, r.cfg.ConfigHash, pub.fingerprint, r.holder
 	w.checked = w.acked.confirm
 	return updateWitness(ctx, sql, &r.cfg, w)

@@ -129,7 +129,8 @@ func sourceFault(err *cdc.Error, worked bool) Fault {
 			f.Class = RetryLate
 		}
 	case cdc.CodeConfig:
-		// The flags have not changed since: a certificate is being renewed.
+		// A file that the connection string names (a certificate and its key) may
+		// be about to be replaced.
 		if worked {
 			f.Class = RetryLate
 		}
