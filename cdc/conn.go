@@ -36,9 +36,16 @@ func connectSQL(ctx context.Context, cfg *Config) (*pgx.Conn, error) {
 func Connect(ctx context.Context, database, application string) (*pgx.Conn, error) {
 	config, err := pgx.ParseConfig(database)
 	if err != nil {
-		return nil, &Error{Code: CodeConfig, Detail: "read the database's connection string", Err: err, Fix: "see --database"}
+		return nil, stringError(err)
 	}
 	return ConnectConfig(ctx, config, application)
+}
+
+// stringError says why a connection string cannot be read. With it are read, for
+// each connection anew, the files that it names; the cause tells which.
+func stringError(err error) *Error {
+	return &Error{Code: CodeConfig, Detail: "read the database's connection string and its files", Err: err,
+		Fix: "see --database; sslrootcert, sslcert and sslkey must hold whole PEM blocks"}
 }
 
 // ConnectConfig is Connect with a connection string that was read before, which
@@ -73,7 +80,7 @@ func ConnectConfig(ctx context.Context, config *pgx.ConnConfig, application stri
 func connectReplication(ctx context.Context, cfg *Config, version int, senderTimeout time.Duration) (*pgconn.PgConn, error) {
 	config, err := pgconn.ParseConfig(cfg.Database)
 	if err != nil {
-		return nil, &Error{Code: CodeConfig, Detail: "read the database's connection string", Err: err}
+		return nil, stringError(err)
 	}
 	config.RuntimeParams["replication"] = "database"
 	config.RuntimeParams["application_name"] = cfg.applicationName()

@@ -106,7 +106,7 @@ func classify(err error, worked history) Fault {
 func brokerConfigFault(err *publisher.ConfigError, worked bool) Fault {
 	f := Fault{Class: Fatal, Code: "broker_config", Exit: ExitConfig, Fix: "correct --broker"}
 	if err.Code == "auth" {
-		f = Fault{Class: Fatal, Code: "broker_authentication", Exit: ExitPermission, Fix: "correct the user and the password of --broker"}
+		f = Fault{Class: Fatal, Code: "broker_authentication", Exit: ExitPermission, Fix: "correct the login of --broker: user and password, or token"}
 	}
 	// The flags have not changed since: a file may have (a certificate that is
 	// being renewed), or the broker's users.

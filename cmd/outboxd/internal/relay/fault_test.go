@@ -117,8 +117,8 @@ func TestClassifyPublisher(t *testing.T) {
 		{"the guard's error", fmt.Errorf("write to broker refused: %w", &cdc.Error{Code: cdc.CodeLostLead}), proven, Fault{Class: Retry, Code: "lost_lead", Exit: 69}},
 		{"a file that cannot be read for a while", &publisher.ConfigError{Code: "config", Detail: "x"}, proven, Fault{Class: RetryLate, Code: "broker_config", Exit: 78, Fix: "correct --broker"}},
 		{"configuration", &publisher.ConfigError{Code: "config", Detail: "x"}, fresh, Fault{Class: Fatal, Code: "broker_config", Exit: 78, Fix: "correct --broker"}},
-		{"broker's password at the start", &publisher.ConfigError{Code: "auth"}, history{source: true}, Fault{Class: Fatal, Code: "broker_authentication", Exit: 77, Fix: "correct the user and the password of --broker"}},
-		{"broker's password later", &publisher.ConfigError{Code: "auth"}, proven, Fault{Class: RetryLate, Code: "broker_authentication", Exit: 77, Fix: "correct the user and the password of --broker"}},
+		{"broker's password at the start", &publisher.ConfigError{Code: "auth"}, history{source: true}, Fault{Class: Fatal, Code: "broker_authentication", Exit: 77, Fix: "correct the login of --broker: user and password, or token"}},
+		{"broker's password later", &publisher.ConfigError{Code: "auth"}, proven, Fault{Class: RetryLate, Code: "broker_authentication", Exit: 77, Fix: "correct the login of --broker: user and password, or token"}},
 		{"invariant", fmt.Errorf("x: %w", &invariantError{"order", "y"}), proven, Fault{Class: Fatal, Code: "invariant", Exit: 70, Fix: "report this with the log: it is a defect of outboxd"}},
 		{"columns", &MissingColumnsError{}, proven, Fault{Class: Fatal, Code: "missing_columns", Exit: 78, Fix: (&MissingColumnsError{}).Fix()}},
 	}
