@@ -27,4 +27,5 @@
 //   - What is parked only behind a released event is released too, also what
 //     comes while that goes on: the key of a busy writer is handed back
 //     (TestInherit).
+//   - Of what was discarded the last 100,000 rows stay (TestDiscardsAreForgotten).
 package parked

@@ -399,6 +399,24 @@ func TestDiscard(t *testing.T) {
 	expect(t, "contents", [3]int{contents.Events, len(contents.Domains), len(contents.Repeated)}, [3]int{})
 }
 
+// TestDiscardsAreForgotten: the record of what was discarded is bounded, and
+// keeps what was marked last.
+func TestDiscardsAreForgotten(t *testing.T) {
+	y := newYard(t)
+	lot, _ := y.open()
+	y.exec(`INSERT INTO outboxd.parked (pipeline, position, payload_kind, commit_time, size, reason, state, marked_at)
+		SELECT p, 'old ' || n, 'json', now(), 1, 'too_large', 'discarded', now() - n * interval '1 s' FROM generate_series(1, 100000) n, unnest('{p,other}'::text[]) p`)
+	park(t, lot, event(at(0x10, 0), "a", "too_large"), event(at(0x10, 1), "b", "too_large"))
+	if _, err := y.desk().Mark(t.Context(), parked.Selection{All: true}, parked.Discard, "enough"); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, "discarded", marked(t, lot).Discarded.Events, 2)
+	var rows, other, oldest int
+	err := y.QueryRow(t.Context(), `SELECT count(*) FILTER (WHERE pipeline = 'p'), count(*) FILTER (WHERE pipeline = 'other'),
+		max(substr(position, 5)::int) FILTER (WHERE pipeline = 'p' AND position LIKE 'old %') FROM outboxd.parked`).Scan(&rows, &other, &oldest)
+	expect(t, "kept", []any{rows, other, oldest, err}, []any{100_000, 100_000, 99_998, nil})
+}
+
 // TestPositionTaken: a row that is not the event is no reason to ack it.
 func TestPositionTaken(t *testing.T) {
 	y := newYard(t)
