@@ -119,6 +119,7 @@ func (d *daemon) newRelay() (*relay.Relay, error) {
 	reader, err := cdc.NewReader(cdc.Config{
 		Database: d.options.database, Pipeline: d.Pipeline, Slot: d.Slot, Publication: d.Publication,
 		Table: d.Table(), ConfigHash: d.configHash(), Logger: d.log,
+		MaxRetainedWAL: int64(d.options.maxRetainedWAL), DropSlot: d.options.maxRetainedWALAction == dropSlot,
 		CheckColumns: func(published []string) error { return relay.Columns(d.columns).Check(d.Table(), published) },
 	})
 	if err != nil {

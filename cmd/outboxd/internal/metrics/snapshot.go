@@ -77,6 +77,7 @@ var (
 	descParkedBytes = desc("parked_bytes", "Bytes of the parked events.")
 	descParkedKeys  = desc("parked_keys", "Keys that have a parked event: their later events are parked behind it.")
 	descRetained    = desc("slot_retained_wal_bytes", "WAL that the server keeps for the slot: current position - restart_lsn.")
+	descLimit       = desc("slot_retained_wal_limit_bytes", "--max-retained-wal; absent without it.")
 	descUnconfirmed = desc("slot_unconfirmed_wal_bytes", "WAL not confirmed yet: current position - confirmed_flush_lsn.")
 	descSafe        = desc("slot_safe_wal_bytes", "WAL that may still be written before the slot is lost (safe_wal_size); absent when the server sets no limit.")
 	descStatus      = desc("slot_wal_status", "1 for the current wal_status of the slot.", "status")
@@ -120,6 +121,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		return
 	}
 	gauge(descRetained, float64(s.Slot.RetainedBytes))
+	if s.Slot.RetainedLimit > 0 {
+		gauge(descLimit, float64(s.Slot.RetainedLimit))
+	}
 	gauge(descUnconfirmed, float64(s.Slot.UnconfirmedBytes))
 	if s.Slot.SafeBytes >= 0 {
 		gauge(descSafe, float64(s.Slot.SafeBytes))
