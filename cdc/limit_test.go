@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -178,5 +179,44 @@ func TestSlotIsNotDroppedWithoutAudit(t *testing.T) {
 	f.refuses(cdc.CodePrivilege)
 	if !f.hasSlot() {
 		t.Error("the slot is gone")
+	}
+}
+
+// The figures are those that the server has.
+func TestSlotFigures(t *testing.T) {
+	_, f := ownServer(t, map[string]string{"logical_decoding_work_mem": "64kB", "max_slot_wal_keep_size": "1GB"})
+	f.led(1)
+	r := f.reader()
+	s := f.session(r)
+	f.exec("INSERT INTO outbox SELECT n, repeat('x', 1000) FROM generate_series(2, 1001) n")
+	s.take(1000) // not acked: the slot stays
+	for range 50 {
+		f.exec("SELECT pg_current_xact_id()")
+	}
+	eventually(t, 20*time.Second, "the server counts the spill", func() bool {
+		return f.value("SELECT coalesce(max(spill_txns), 0)::text FROM pg_stat_replication_slots") != "0"
+	})
+	s.close()
+
+	opened := time.Now()
+	again := f.session(r)
+	eventually(t, 10*time.Second, "the slot is measured", func() bool { return r.Stats().Slot.At.After(opened) })
+	again.close()
+	got := r.Stats().Slot
+	if got.CatalogXminAge < 50 || got.SpillTxns < 1 || got.SpillBytes < 100_000 || got.RetainedBytes < 1_000_000 ||
+		got.UnconfirmedBytes < 1_000_000 || got.UnconfirmedBytes > got.RetainedBytes || got.SafeBytes < 1<<29 || got.SafeBytes > 1<<30+1<<24 {
+		t.Errorf("figures %+v", got)
+	}
+	for _, figure := range []struct {
+		name, sql string
+		got       int64
+	}{
+		{"catalog xmin age", "SELECT age(catalog_xmin) FROM pg_replication_slots", got.CatalogXminAge},
+		{"retained WAL", "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn) FROM pg_replication_slots", got.RetainedBytes},
+		{"spilled bytes", "SELECT spill_bytes FROM pg_stat_replication_slots", got.SpillBytes},
+	} {
+		if f.value("SELECT (("+figure.sql+") >= $1::text::numeric)::text", strconv.FormatInt(figure.got, 10)) != "true" {
+			t.Errorf("%s: %d, and the server says less later", figure.name, figure.got)
+		}
 	}
 }

@@ -141,6 +141,7 @@ type SlotStats struct {
 	UnconfirmedBytes int64     // current WAL position − confirmed_flush_lsn
 	SafeBytes        int64     // safe_wal_size; -1: no limit
 	WALStatus        string
+	CatalogXminAge   int64 // age(catalog_xmin), in transactions: since then vacuum removes no dead catalog rows
 	SpillTxns        int64
 	SpillBytes       int64
 }

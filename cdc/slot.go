@@ -93,9 +93,11 @@ func readSlotStats(ctx context.Context, conn *pgx.Conn, cfg *Config) (SlotStats,
 	st := SlotStats{RetainedLimit: cfg.MaxRetainedWAL}
 	err := conn.QueryRow(ctx, `SELECT coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), s.restart_lsn), 0)::bigint,
 		coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), s.confirmed_flush_lsn), 0)::bigint,
-		coalesce(s.safe_wal_size, -1), coalesce(s.wal_status, ''), coalesce(t.spill_txns, 0), coalesce(t.spill_bytes, 0)
+		coalesce(s.safe_wal_size, -1), coalesce(s.wal_status, ''), coalesce(age(s.catalog_xmin), 0),
+		coalesce(t.spill_txns, 0), coalesce(t.spill_bytes, 0)
 		FROM pg_replication_slots s LEFT JOIN pg_stat_replication_slots t ON t.slot_name = s.slot_name
-		WHERE s.slot_name = $1`, cfg.Slot).Scan(&st.RetainedBytes, &st.UnconfirmedBytes, &st.SafeBytes, &st.WALStatus, &st.SpillTxns, &st.SpillBytes)
+		WHERE s.slot_name = $1`, cfg.Slot).Scan(&st.RetainedBytes, &st.UnconfirmedBytes, &st.SafeBytes, &st.WALStatus, &st.CatalogXminAge,
+		&st.SpillTxns, &st.SpillBytes)
 	if err != nil {
 		return SlotStats{}, queryError("read the slot's figures", err)
 	}

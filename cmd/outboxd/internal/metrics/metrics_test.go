@@ -54,7 +54,7 @@ func TestExposition(t *testing.T) {
 			HeldReason: "missing_topic", HeldTarget: "outbox.event.order",
 			Slot: cdc.SlotStats{
 				At: time.Unix(1, 0), RetainedBytes: 1 << 24, RetainedLimit: 1 << 31, UnconfirmedBytes: 1 << 20, SafeBytes: 1 << 30,
-				WALStatus: "extended", SpillTxns: 2, SpillBytes: 1 << 26,
+				WALStatus: "extended", CatalogXminAge: 900, SpillTxns: 2, SpillBytes: 1 << 26,
 			},
 			Broker:         metrics.Broker{Discarded: 3, HotKeyWaits: 6, Blocked: true, GrownTopics: 4},
 			SkippedHeaders: 5,

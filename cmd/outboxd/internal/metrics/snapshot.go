@@ -80,6 +80,7 @@ var (
 	descLimit       = desc("slot_retained_wal_limit_bytes", "--max-retained-wal; absent without it.")
 	descUnconfirmed = desc("slot_unconfirmed_wal_bytes", "WAL not confirmed yet: current position - confirmed_flush_lsn.")
 	descSafe        = desc("slot_safe_wal_bytes", "WAL that may still be written before the slot is lost (safe_wal_size); absent when the server sets no limit.")
+	descXmin        = desc("slot_catalog_xmin_age", "Transactions since the oldest one for which the slot keeps dead rows of the catalogs: age(catalog_xmin).")
 	descStatus      = desc("slot_wal_status", "1 for the current wal_status of the slot.", "status")
 	descDiscarded   = desc("events_discarded_total", "Events that no queue was bound for and that were discarded, as --unroutable discard asks.")
 	descHotKey      = desc("hot_key_waits_total", "Times that an event waited for the ack of an earlier one of its key while the broker had room: one key caps the rate.")
@@ -128,6 +129,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	if s.Slot.SafeBytes >= 0 {
 		gauge(descSafe, float64(s.Slot.SafeBytes))
 	}
+	gauge(descXmin, float64(s.Slot.CatalogXminAge))
 	for _, status := range walStatuses {
 		gauge(descStatus, flag(status == s.Slot.WALStatus), status)
 	}
