@@ -26,6 +26,7 @@ type daemon struct {
 	name      string
 	log       *slog.Logger
 	metrics   *metrics.Metrics
+	backlog   backlog // of the rotation
 
 	mu    sync.Mutex
 	relay *relay.Relay    // nil until the pipeline's names are known
@@ -199,6 +200,7 @@ func (d *daemon) snapshot() metrics.Snapshot {
 	s := metrics.Snapshot{Stopped: stopped != nil}
 	if r != nil {
 		s = r.Snapshot()
+		s.RetentionBacklog = d.backlog.age(time.Now())
 	}
 	s.Broker = d.broker.stats()
 	s.SkippedHeaders = d.format.SkippedHeaders()

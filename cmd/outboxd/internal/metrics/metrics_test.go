@@ -57,7 +57,7 @@ func TestExposition(t *testing.T) {
 				WALStatus: "extended", CatalogXminAge: 900, SpillTxns: 2, SpillBytes: 1 << 26,
 			},
 			Broker:         metrics.Broker{Discarded: 3, HotKeyWaits: 6, Blocked: true, GrownTopics: 4},
-			SkippedHeaders: 5,
+			SkippedHeaders: 5, RetentionBacklog: 90 * time.Second,
 		}
 	})
 	got := expose(t, r)

@@ -31,6 +31,9 @@ type Snapshot struct {
 	Slot cdc.SlotStats
 	// Broker is what the backend counts.
 	Broker Broker
+	// RetentionBacklog is for how long there has been an expired partition that
+	// is not empty; 0: there is none, or another process looks after it.
+	RetentionBacklog time.Duration
 	// SkippedHeaders counts headers of events that were left out because the
 	// record's own headers have their names.
 	SkippedHeaders uint64
@@ -86,6 +89,7 @@ var (
 	descHotKey      = desc("hot_key_waits_total", "Times that an event waited for the ack of an earlier one of its key while the broker had room: one key caps the rate.")
 	descBlocked     = desc("broker_blocked", "1 while the broker blocks the connection (memory or disk alarm).")
 	descGrown       = desc("topics_grown", "Topics that have more partitions than when this session first used them: keys move with the next session.")
+	descBacklog     = desc("retention_backlog_seconds", "For how long there has been an expired partition of the event table that could not be emptied; some minutes are usual, 0 is none.")
 	descSkipped     = desc("headers_skipped_total", "Headers of events that were left out because the record's own headers have their names.")
 	descSpillTxns   = desc("slot_spill_transactions_total", "Transactions that decoding spilled to the server's disk.")
 	descSpillBytes  = desc("slot_spill_bytes_total", "Bytes that decoding spilled to the server's disk.")
@@ -108,6 +112,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	gauge(descParked, float64(s.ParkedEvents))
 	gauge(descParkedBytes, float64(s.ParkedBytes))
 	gauge(descParkedKeys, float64(s.ParkedKeys))
+	gauge(descBacklog, max(s.RetentionBacklog, 0).Seconds())
 	gauge(descLeader, flag(s.Leader))
 	gauge(descStreaming, flag(s.Streaming))
 	gauge(descBlocked, flag(s.Broker.Blocked))
