@@ -3,6 +3,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 
 GOLANGCI_LINT_VERSION := v2.15.0
+GOVULNCHECK_VERSION := v1.9.0
 
 # real: PostgreSQL, Kafka and RabbitMQ; embedded: what needs nothing but Go.
 SERVICES  ?= real
@@ -24,7 +25,7 @@ gotest = go run ./internal/devenv/cmd/gotest \
 
 .PHONY: help
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## Build bin/outboxd
@@ -78,6 +79,15 @@ lint: bin/golangci-lint-$(GOLANGCI_LINT_VERSION) mod-check ## Check format, vet,
 bin/golangci-lint-$(GOLANGCI_LINT_VERSION):
 	GOBIN=$(CURDIR)/bin go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT_VERSION)
 	mv bin/golangci-lint $@
+
+# Exit code 3 is a finding. VULNFLAGS=-db=URL asks a copy of the database.
+.PHONY: vuln
+vuln: bin/govulncheck-$(GOVULNCHECK_VERSION) ## Look for known vulnerabilities in what is called (asks vuln.go.dev)
+	$< $(VULNFLAGS) $(PACKAGES)
+
+bin/govulncheck-$(GOVULNCHECK_VERSION):
+	GOBIN=$(CURDIR)/bin go install golang.org/x/vuln/cmd/govulncheck@$(GOVULNCHECK_VERSION)
+	mv bin/govulncheck $@
 
 .PHONY: fmt
 fmt: bin/golangci-lint-$(GOLANGCI_LINT_VERSION) ## Format the code

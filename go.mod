@@ -2,6 +2,8 @@ module github.com/outboxd/outboxd
 
 go 1.26.0
 
+toolchain go1.26.11
+
 require (
 	github.com/fergusstrange/embedded-postgres v1.34.0
 	github.com/jackc/pglogrepl v0.0.0-20251213150135-2e8d0df862c1

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -35,9 +36,16 @@ func connectSQL(ctx context.Context, cfg *Config) (*pgx.Conn, error) {
 func Connect(ctx context.Context, database, application string) (*pgx.Conn, error) {
 	config, err := pgx.ParseConfig(database)
 	if err != nil {
-		return nil, &Error{Code: CodeConfig, Detail: "read the database's connection string", Err: err, Fix: "see --database"}
+		return nil, stringError(err)
 	}
 	return ConnectConfig(ctx, config, application)
+}
+
+// stringError says why a connection string cannot be read. With it are read, for
+// each connection anew, the files that it names; the cause tells which.
+func stringError(err error) *Error {
+	return &Error{Code: CodeConfig, Detail: "read the database's connection string and its files", Err: err,
+		Fix: "see --database; sslrootcert, sslcert and sslkey must hold whole PEM blocks"}
 }
 
 // ConnectConfig is Connect with a connection string that was read before, which
@@ -72,7 +80,7 @@ func ConnectConfig(ctx context.Context, config *pgx.ConnConfig, application stri
 func connectReplication(ctx context.Context, cfg *Config, version int, senderTimeout time.Duration) (*pgconn.PgConn, error) {
 	config, err := pgconn.ParseConfig(cfg.Database)
 	if err != nil {
-		return nil, &Error{Code: CodeConfig, Detail: "read the database's connection string", Err: err}
+		return nil, stringError(err)
 	}
 	config.RuntimeParams["replication"] = "database"
 	config.RuntimeParams["application_name"] = cfg.applicationName()
@@ -150,10 +158,10 @@ func senderTimeout(server time.Duration) time.Duration {
 // connectError names why a connection could not be had or was lost. It goes by
 // SQLSTATE alone: messages are in the language of the server.
 func connectError(err error) *Error {
-	e := &Error{Code: CodeUnreachable, Detail: "connect to the database", Err: err}
+	e := &Error{Code: CodeUnreachable, Detail: "connect to the database", Err: connectFailure{err}}
 	var pgErr *pgconn.PgError
 	if !errors.As(err, &pgErr) {
-		e.Fix = "check host, port and whether the server runs"
+		e.Fix = "check host and port in --database (or PGHOST and PGPORT), and whether the server runs"
 		return e
 	}
 	switch {
@@ -169,6 +177,30 @@ func connectError(err error) *Error {
 	}
 	return e
 }
+
+// connectFailure is a failure to connect that says each cause once. Under
+// sslmode=prefer, the default, every host is tried with TLS and without, so that
+// pgx tells twice that nobody listens, and puts "server refused TLS" before a
+// wrong password, as if it were the reason.
+type connectFailure struct{ error }
+
+func (e connectFailure) Error() string {
+	head, rest, several := strings.Cut(e.error.Error(), ":\n\t")
+	if !several {
+		return head
+	}
+	causes := slices.Compact(strings.Split(rest, "\n\t"))
+	noTLS := func(cause string) bool { return strings.HasSuffix(cause, "server refused TLS connection") }
+	if slices.ContainsFunc(causes, func(cause string) bool { return !noTLS(cause) }) {
+		causes = slices.DeleteFunc(causes, noTLS)
+	}
+	if len(causes) == 1 {
+		return head + ": " + causes[0]
+	}
+	return head + ":\n\t" + strings.Join(causes, "\n\t")
+}
+
+func (e connectFailure) Unwrap() error { return e.error }
 
 // refusesConnections reports whether the server said that it takes none (57P03):
 // it starts, it recovers, or it shuts down. Which one, only its message tells.

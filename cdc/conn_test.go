@@ -1,6 +1,7 @@
 package cdc
 
 import (
+	"errors"
 	"net"
 	"net/url"
 	"slices"
@@ -113,4 +114,34 @@ func TestSecondHostHasItsTurn(t *testing.T) {
 		}
 		closeReplication(conn)
 	})
+}
+
+// TestConnectFailure says each cause once, and TLS that was not to be had only
+// when there is no other.
+func TestConnectFailure(t *testing.T) {
+	const (
+		head    = "failed to connect to `user=u database=d`"
+		refused = "h:1 (::1): dial error: connection refused"
+		other   = "i:1 (::2): dial error: connection refused"
+		noTLS   = "h:1 (::1): tls error: server refused TLS connection"
+		login   = "h:1 (::1): failed SASL auth: password authentication failed"
+	)
+	for _, c := range []struct{ name, in, want string }{
+		{"one cause", head + ": " + refused, head + ": " + refused},
+		{"with TLS and without", head + ":\n\t" + refused + "\n\t" + refused, head + ": " + refused},
+		{"wrong password", head + ":\n\t" + noTLS + "\n\t" + login, head + ": " + login},
+		{"TLS is required", head + ":\n\t" + noTLS, head + ": " + noTLS},
+		{"two hosts", head + ":\n\t" + refused + "\n\t" + refused + "\n\t" + other + "\n\t" + other, head + ":\n\t" + refused + "\n\t" + other},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			cause := errors.New(c.in)
+			err := connectError(cause)
+			if got := err.Err.Error(); got != c.want {
+				t.Errorf("got %q, want %q", got, c.want)
+			}
+			if !errors.Is(err, cause) {
+				t.Error("the cause is not in the chain")
+			}
+		})
+	}
 }

@@ -113,7 +113,7 @@ func TestOpenNamesWhatIsWrong(t *testing.T) {
 		{"an older timeline", past(do("UPDATE outboxd.witness SET timeline = timeline + 1")), cdc.CodeRestored, "timeline", "current primary"},
 		{"wrong password", login("REPLICATION", "wrong-canary"), cdc.CodeAuth, "log in", "password"},
 		{"no database of that name", elsewhere, cdc.CodeDatabaseMissing, "open the database", "--database"},
-		{"nobody listens", nobody, cdc.CodeUnreachable, "connect to the database", "check host, port"},
+		{"nobody listens", nobody, cdc.CodeUnreachable, "connect to the database", "check host and port in --database"},
 		{"no right to connect", func(f *fixture) {
 			login("REPLICATION", "right")(f)
 			f.exec("DO $$ BEGIN EXECUTE format('REVOKE CONNECT ON DATABASE %I FROM PUBLIC', current_database()); END $$")

@@ -25,7 +25,8 @@ const (
 	floorInterval = time.Minute
 )
 
-// keeper owns the SQL connection of a session. Once a tick it
+// keeper owns the SQL connection of a session. Once a tick, and when the first
+// events after a pause are acked, it
 //
 //   - looks who holds the slot: the lease on publishing;
 //   - now and then reads the slot's figures and compares the publication;
@@ -64,6 +65,7 @@ func (k *keeper) run(ctx context.Context) {
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
 	for {
+		began := time.Now()
 		if err := k.tick(ctx); err != nil {
 			k.s.fail(err)
 			return
@@ -74,8 +76,21 @@ func (k *keeper) run(ctx context.Context) {
 		case <-k.s.ctx.Done():
 			return
 		case <-ticker.C:
+		case <-k.firstAcks(began):
+			ticker.Reset(tick)
 		}
 	}
+}
+
+// firstAcks is ready when events were acked and the tick that began at that time
+// had nothing to write: they need not wait for the next one. A relay that never
+// lives for a whole tick would otherwise publish the same events each time.
+// What fails is not tried again before the next tick.
+func (k *keeper) firstAcks(began time.Time) <-chan struct{} {
+	if k.troubled || !k.writtenAt.Before(began) {
+		return nil
+	}
+	return k.s.r.queue.moved
 }
 
 // tick takes one step after the other; one that fails keeps no other from its
@@ -161,15 +176,23 @@ func (k *keeper) reconnect(ctx context.Context) error {
 	return nil
 }
 
-// due says whether progress g is worth a write. New acks always are: the tick
-// alone keeps that to once a second, which is what a crash may repeat beyond
-// what was in flight.
+// due says whether progress g is worth a write. New acks always are: run keeps
+// that to once a second, which is what a crash may repeat beyond what was in
+// flight.
 func (k *keeper) due(g progress, now time.Time) bool {
-	if g.commit != k.witness.acked.commit || g.events != k.witness.acked.events {
-		return true
-	}
-	return now.Sub(k.writtenAt) >= idleStride && g.confirm >= k.witness.acked.confirm+idleBytes
+	return k.news(g) || now.Sub(k.writtenAt) >= idleStride && k.far(g)
 }
+
+// news reports whether g says more of events than the witness: more are acked,
+// or the transaction of the last one has its end now and can be confirmed.
+func (k *keeper) news(g progress) bool {
+	w := &k.witness.acked
+	return g.commit != w.commit || g.events != w.events || w.confirm <= g.commit && g.commit < g.confirm
+}
+
+// far reports whether g is so far beyond the witness that it is worth a write
+// without any event.
+func (k *keeper) far(g progress) bool { return g.confirm >= k.witness.acked.confirm+idleBytes }
 
 // keepWitness writes the witness if it is due.
 func (k *keeper) keepWitness(ctx context.Context) error {
@@ -287,7 +310,7 @@ func (k *keeper) takeFloor(ctx context.Context) error {
 // write.
 func (k *keeper) finish() error {
 	g := k.s.r.queue.progress()
-	if g.commit == k.witness.acked.commit && g.events == k.witness.acked.events && g.confirm < k.witness.acked.confirm+idleBytes {
+	if !k.news(g) && !k.far(g) {
 		return nil
 	}
 	return k.query(func(ctx context.Context) error { return k.write(ctx, g, time.Now()) })

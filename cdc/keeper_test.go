@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -68,6 +69,119 @@ func TestPositionIsReleasedByTheWrittenWitness(t *testing.T) {
 		sqlstate = ""
 		if err := k.write(t.Context(), progress{confirm: 100}, time.Now()); err != nil || k.s.durable.Load() != 100 {
 			t.Errorf("after the update (%v): %s may be confirmed", err, LSN(k.s.durable.Load()))
+		}
+	})
+}
+
+// writes are the moments of attempts to write a witness, counted from the start.
+type writes chan time.Duration
+
+func (w writes) sinceLastAsked() (list []time.Duration) {
+	synctest.Wait()
+	for len(w) > 0 {
+		list = append(list, <-w)
+	}
+	return list
+}
+
+// busyKeeper returns one that runs, in a session that holds its slot. Its server
+// refuses the witness with that SQLSTATE.
+func busyKeeper(t *testing.T, refuses string) (*keeper, writes) {
+	t.Helper()
+	started, attempts := time.Now(), make(writes, 1000)
+	p := &puppet{t: t, answer: func(sql string) ([]any, string) {
+		switch {
+		case strings.Contains(sql, "FROM pg_publication p"):
+			return []any{true, true, true, "", "", []uint32{}, []string{}, "1.1:", false}, ""
+		case strings.Contains(sql, "active_pid"):
+			return []any{pid}, ""
+		case strings.HasPrefix(sql, "UPDATE"):
+			attempts <- time.Since(started)
+			return nil, refuses
+		}
+		return []any{0, 0, 0, "", 0, 0}, ""
+	}}
+	k := p.keeper()
+	k.floorAt = started.Add(time.Hour) // no floor is looked for
+	ctx, stop := context.WithCancel(t.Context())
+	var done sync.WaitGroup
+	done.Go(func() { k.run(ctx) })
+	t.Cleanup(func() { stop(); done.Wait() })
+	return k, attempts
+}
+
+// publish has the only event of the transaction at commit acked, and then its
+// end.
+func (k *keeper) publish(commit LSN) {
+	token, _ := k.s.r.queue.event(place{commit: commit}, time.Now())
+	k.s.r.queue.mark(commit + 20)
+	k.s.r.Ack(token)
+}
+
+// A relay that is killed before its first second is over must not begin with the
+// same events again each time. After that once a second is enough, and an idle
+// server is left alone.
+func TestFirstAcksAreWrittenAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k, writes := busyKeeper(t, "")
+		for _, step := range []struct {
+			at   time.Duration
+			does func()
+			want []time.Duration
+		}{
+			{100 * time.Millisecond, func() { k.publish(100) }, []time.Duration{100 * time.Millisecond}},
+			{200 * time.Millisecond, func() { k.publish(200) }, nil},
+			{1099 * time.Millisecond, func() { k.publish(300) }, nil},
+			{1100 * time.Millisecond, nil, []time.Duration{1100 * time.Millisecond}},
+			{2099 * time.Millisecond, func() { k.publish(400) }, nil},
+			{20 * time.Second, func() { k.s.r.queue.mark(500) }, []time.Duration{2100 * time.Millisecond}},
+			{30500 * time.Millisecond, func() { k.publish(600) }, []time.Duration{30500 * time.Millisecond}},
+		} {
+			time.Sleep(step.at - time.Since(k.s.started))
+			if step.does != nil {
+				step.does()
+			}
+			if got := writes.sinceLastAsked(); !slices.Equal(got, step.want) {
+				t.Errorf("at %s: written at %v, want %v", step.at, got, step.want)
+			}
+		}
+		if k.s.durable.Load() != 620 {
+			t.Errorf("%s may be confirmed", LSN(k.s.durable.Load()))
+		}
+	})
+}
+
+// Acks do not drive a server that refuses the witness: once a second is enough.
+func TestRefusedWitnessIsTriedOnceASecond(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k, writes := busyKeeper(t, "25006")
+		time.Sleep(500 * time.Millisecond)
+		for i := range LSN(500) {
+			k.publish(100 * (i + 1))
+			time.Sleep(10 * time.Millisecond)
+		}
+		if got := writes.sinceLastAsked(); len(got) > 6 || k.s.durable.Load() != 0 {
+			t.Errorf("tried at %v; %s may be confirmed", got, LSN(k.s.durable.Load()))
+		}
+	})
+}
+
+// An event may be acked before the end of its transaction is read. That end is
+// worth a write of its own: without it a transaction that is published whole
+// would stand in the witness as one that is not, and be published again under
+// another configuration.
+func TestEndBehindAckedEventIsWritten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k, writes := busyKeeper(t, "")
+		time.Sleep(500 * time.Millisecond)
+		token, _ := k.s.r.queue.event(place{commit: 100}, time.Now())
+		k.s.r.Ack(token)
+		synctest.Wait()
+		k.s.r.queue.mark(120)
+		time.Sleep(10 * time.Second)
+		got, want := writes.sinceLastAsked(), []time.Duration{500 * time.Millisecond, 1500 * time.Millisecond}
+		if !slices.Equal(got, want) || k.s.durable.Load() != 120 {
+			t.Errorf("written at %v, want %v; %s may be confirmed, want 0/78", got, want, LSN(k.s.durable.Load()))
 		}
 	})
 }

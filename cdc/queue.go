@@ -42,9 +42,10 @@ type queue struct {
 
 	done progress // the acked prefix
 
-	// room is sent to when the prefix has moved while the reader waits.
-	room    chan struct{}
-	waiting bool
+	// moved is sent to when an event has entered the acked prefix, room when the
+	// prefix has moved while the reader waits.
+	moved, room chan struct{}
+	waiting     bool
 
 	// ahead are the places of events acked in earlier sessions beyond done, and
 	// of one that is to be skipped, ascending; the reader consumes them from the front.
@@ -93,7 +94,7 @@ func (g progress) covers(p place) bool {
 const maxSpan = 1 << 18
 
 func newQueue(from progress) *queue {
-	return &queue{done: from, base: 1, room: make(chan struct{}, 1)}
+	return &queue{done: from, base: 1, moved: make(chan struct{}, 1), room: make(chan struct{}, 1)}
 }
 
 // wait returns when there is room for another entry, or with ctx's cause.
@@ -247,13 +248,6 @@ func (q *queue) inFlight() (int, time.Time) {
 	return q.unacked, time.Unix(0, q.entries[q.head].time)
 }
 
-// idle reports whether the acked prefix is everything.
-func (q *queue) idle() bool {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return q.head == len(q.entries)
-}
-
 func (q *queue) push(e entry) uint64 {
 	if q.head == len(q.entries) {
 		// Nothing is outstanding: begin again at the front of the array.
@@ -272,20 +266,30 @@ func (q *queue) push(e entry) uint64 {
 
 // advance moves the acked prefix over the entries that are acked.
 func (q *queue) advance() {
+	events := false
 	for q.head < len(q.entries) && q.entries[q.head].acked {
 		e := &q.entries[q.head]
 		if e.commit == 0 {
 			q.done.confirm = max(q.done.confirm, e.mark)
 		} else {
 			q.done.commit, q.done.events = e.commit, e.ordinal+1
+			events = true
 		}
 		q.head++
 	}
+	if events {
+		wake(q.moved)
+	}
 	if q.waiting {
 		q.waiting = false
-		select {
-		case q.room <- struct{}{}:
-		default:
-		}
+		wake(q.room)
+	}
+}
+
+// wake sends to a channel with room for one, unless that is full.
+func wake(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
 	}
 }

@@ -81,7 +81,7 @@ func NewReader(cfg Config) (*Reader, error) {
 		return nil, &Error{Code: CodeConfig, Detail: fmt.Sprintf("slot name %q: only a-z, 0-9 and _ are allowed, 63 at most", cfg.Slot), Fix: "choose another --slot"}
 	}
 	if _, err := pgx.ParseConfig(cfg.Database); err != nil {
-		return nil, &Error{Code: CodeConfig, Detail: "read the database's connection string", Err: err, Fix: "see --database"}
+		return nil, stringError(err)
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -338,7 +338,9 @@ func (r *Reader) claim(ctx context.Context, sql *pgx.Conn, w *witness, st *slotS
 			return err
 		}
 	}
-	r.skip(w)
+	if err := r.skip(ctx, sql, w); err != nil {
+		return err
+	}
 	w.slot, w.configHash, w.fingerprint, w.holder = r.cfg.Slot, r.cfg.ConfigHash, pub.fingerprint, r.holder
 	w.checked = w.acked.confirm
 	return updateWitness(ctx, sql, &r.cfg, w)

@@ -82,8 +82,8 @@ func (s Skip) Accept(ctx context.Context, cfg Config, reason string) error {
 			if err := updateWitness(ctx, tx, &cfg, &w); err != nil {
 				return err
 			}
-			if _, err := tx.Exec(ctx, "UPDATE outboxd.witness SET skip_position = $2 WHERE pipeline = $1", cfg.Pipeline, w.skip); err != nil {
-				return schemaError("note the skip", cfg.Pipeline, err)
+			if err := noteSkip(ctx, tx, &cfg, w.skip); err != nil {
+				return err
 			}
 			return audit(ctx, tx, &cfg, deed{"skip", s.From, s.To, reason})
 		})
@@ -150,22 +150,33 @@ func (w *witness) toSkip() *Position {
 	return &p
 }
 
+// noteSkip makes position that of the event to be skipped; empty: none.
+func noteSkip(ctx context.Context, conn execer, cfg *Config, position string) error {
+	if _, err := conn.Exec(ctx, "UPDATE outboxd.witness SET skip_position = $2 WHERE pipeline = $1", cfg.Pipeline, position); err != nil {
+		return schemaError("note the skip", cfg.Pipeline, err)
+	}
+	return nil
+}
+
 // skip tells the queue of the event that the witness w wants skipped. Under
 // another configuration the ordinals may count other events: then it is not
-// skipped, and if it stops the relay again it can be skipped again.
-func (r *Reader) skip(w *witness) {
+// skipped, in no later session either, and if it stops the relay again it can be
+// skipped again.
+func (r *Reader) skip(ctx context.Context, conn execer, w *witness) error {
 	p := w.toSkip()
 	if p == nil {
-		return
+		return nil
 	}
 	log := r.cfg.Logger.With("position", p.String())
 	if w.configHash != r.cfg.ConfigHash {
 		log.Warn("an event that was to be skipped is not: the configuration is another than the one it was found under")
-		return
+		w.skip = ""
+		return noteSkip(ctx, conn, &r.cfg, w.skip)
 	}
 	if r.queue.skip(place{p.Commit, p.Ordinal}) {
 		log.Warn("an event is going to be skipped, as an operator asked for")
 	}
+	return nil
 }
 
 // ParseLSN reads an LSN as PostgreSQL writes it: 16/B374D848.

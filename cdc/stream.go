@@ -278,12 +278,7 @@ func (s *Stream) see(lsn LSN) {
 }
 
 // poke makes the status writer look again, now.
-func (s *Stream) poke() {
-	select {
-	case s.wake <- struct{}{}:
-	default:
-	}
-}
+func (s *Stream) poke() { wake(s.wake) }
 
 // Guard returns an error when the right to publish cannot be proven: for half
 // of wal_sender_timeout nobody has seen the slot in our hands. A successor can

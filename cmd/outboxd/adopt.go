@@ -1,11 +1,9 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -50,14 +48,7 @@ set up with. With --config of several pipelines --pipeline says which.`,
 			if err != nil {
 				return err
 			}
-			id, err := o.names()
-			if err != nil {
-				return &configError{err}
-			}
-			if id, err = setup.Recall(cmd.Context(), o.database, id, o.given); err == nil {
-				err = o.adopt(cmd.Context(), s, id)
-			}
-			return o.mended(stopFirst(err), id)
+			return o.mend(cmd.Context(), nil, func(ctx context.Context, id setup.Identity) error { return o.adopt(ctx, s, id) })
 		},
 	}
 	newAdoptOptions().flags(cmd.Flags())
@@ -80,7 +71,7 @@ func (o *adoptOptions) adopt(ctx context.Context, s streams, id setup.Identity) 
 	}
 	tell(s, id, gap)
 	if !o.yes {
-		if err := confirm(s, id.Pipeline, "go on behind the gap"); err != nil {
+		if err := setup.Confirm(s.in, s.out, id.Pipeline, "go on behind the gap"); err != nil {
 			return err
 		}
 	}
@@ -130,6 +121,19 @@ func (o *pipelineOptions) next(s streams, id setup.Identity, gap cdc.Gap) {
 	fmt.Fprintf(s.out, "           a gap that needs no replay, or no other: %s --gap --reason TEXT\n", command("skip"))
 }
 
+// mend runs a command for a pipeline whose relay has stopped, under the names
+// that it was set up with. invalid is what is wrong with the other options.
+func (o *pipelineOptions) mend(ctx context.Context, invalid error, command func(context.Context, setup.Identity) error) error {
+	id, err := o.names()
+	if err = errors.Join(err, invalid); err != nil {
+		return &configError{err}
+	}
+	if id, err = setup.Recall(ctx, o.database, id, o.given); err == nil {
+		err = command(ctx, id)
+	}
+	return o.mended(stopFirst(err), id)
+}
+
 // readSide describes the pipeline to package cdc.
 func (o *pipelineOptions) readSide(id setup.Identity) cdc.Config {
 	return cdc.Config{Database: o.database, Pipeline: id.Pipeline, Slot: id.Slot, Publication: id.Publication, Table: id.Table()}
@@ -143,15 +147,4 @@ func stopFirst(err error) error {
 		active.Fix = "stop the relay first"
 	}
 	return err
-}
-
-// confirm asks for the pipeline's name.
-func confirm(s streams, pipeline, to string) error {
-	fmt.Fprintf(s.out, "type the pipeline's name (%s) to %s: ", pipeline, to)
-	answer, _ := bufio.NewReader(s.in).ReadString('\n')
-	if answer = strings.TrimSpace(answer); answer != pipeline {
-		return &cdc.Error{Code: setup.CodeUnconfirmed, Detail: fmt.Sprintf("%q is not the pipeline's name: nothing was changed", answer),
-			Fix: fmt.Sprintf("type %s, or give --yes", pipeline)}
-	}
-	return nil
 }

@@ -19,11 +19,12 @@ type process struct {
 	address string // of the listener, or off
 	log     *slog.Logger
 	metrics *metrics.Registry
+	secrets *redactor
 	daemons []*daemon
 }
 
-func newProcess(address string, log *slog.Logger) *process {
-	return &process{address: address, log: log, metrics: metrics.NewRegistry(build()).WithRuntime()}
+func newProcess(address string, log *slog.Logger, secrets *redactor) *process {
+	return &process{address: address, log: log, metrics: metrics.NewRegistry(build()).WithRuntime(), secrets: secrets}
 }
 
 func (p *process) add(o *runOptions, pipeline *pipeline) {
@@ -116,11 +117,13 @@ func (p *process) Live() error {
 	return errors.Join(dead...)
 }
 
-// Ready implements admin.Health.
+// Ready implements admin.Health. Reasons are errors of libraries and servers,
+// as those in the log are.
 func (p *process) Ready() []admin.Readiness {
 	list := make([]admin.Readiness, len(p.daemons))
 	for i, d := range p.daemons {
 		list[i] = d.ready()
+		list[i].Reason = p.secrets.text(list[i].Reason)
 	}
 	return list
 }

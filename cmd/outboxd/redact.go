@@ -41,7 +41,7 @@ func newRedactor(args []string, env map[string]string) *redactor {
 	}
 	for name, value := range env {
 		switch {
-		case name == "PGPASSWORD":
+		case name == "PGPASSWORD", name == "PGSSLPASSWORD":
 			r.add("", value)
 		case strings.HasPrefix(name, envPrefix), strings.HasPrefix(name, "PG"):
 			r.scan(value)
@@ -54,7 +54,7 @@ func newRedactor(args []string, env map[string]string) *redactor {
 // parsed is what ends up in errors.
 func (r *redactor) scan(text string) {
 	for _, match := range secretParameter.FindAllStringSubmatch(text, -1) {
-		if strings.Contains(match[0], "_file") {
+		if name, _, _ := strings.Cut(match[0], "="); strings.Contains(name, "_file") {
 			continue // a path is no secret, and helps
 		}
 		r.add("", strings.Trim(match[1], "'"))

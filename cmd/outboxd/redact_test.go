@@ -66,17 +66,39 @@ func TestNoSecretIsPrinted(t *testing.T) {
 	}
 }
 
+// TestReadinessHidesSecrets: the library's error quotes the database's name,
+// which here is the password too.
+func TestReadinessHidesSecrets(t *testing.T) {
+	b := start(t, []string{"PGPASSWORD=canary-database"}, "run", "--database", "postgres://u@127.0.0.1:1/canary-database",
+		"--broker", "jsonl:-", "--metrics", "127.0.0.1:0", "--pipeline", "p")
+	eventually(t, "a word on it", func() bool { return b.says("database_unreachable") })
+	for _, path := range []string{"/readyz", "/metrics", "/livez"} {
+		code, body := b.get(path)
+		if strings.Contains(body, "canary") {
+			t.Errorf("%s shows it: %s", path, body)
+		}
+		if path == "/readyz" && (code != 503 || !strings.Contains(body, "***")) {
+			t.Errorf("%s: %d %s, want the reason without it", path, code, body)
+		}
+	}
+}
+
 func TestRedactor(t *testing.T) {
 	env := map[string]string{
 		"PGPASSWORD":       "from-the-environment",
 		"OUTBOXD_BROKER":   "amqp://guest:guest@h",
 		"OUTBOXD_DATABASE": "postgres://postgres:postgres@h/db?sslpassword=key-pass-phrase",
+		"PGSSLPASSWORD":    "of-the-client-key",
 		"HOME":             "postgres://x:not-ours-to-hide@h",
 	}
-	r := newRedactor([]string{"--broker", "kafka://u:a%20longer%20one@h?password_file=/run/secrets/kafka"}, env)
+	r := newRedactor([]string{"--broker", "kafka://u:a%20longer%20one@h?password_file=/run/secrets/kafka&oauth_token_file=/run/secrets/token",
+		"--database", "host=h password=my_file_of_secrets"}, env)
 	tests := []struct{ in, want string }{
 		{"from-the-environment", "***"},
 		{"key-pass-phrase", "***"},
+		{"of-the-client-key", "***"},
+		{"my_file_of_secrets", "***"},
+		{"/run/secrets/token", "/run/secrets/token"},
 		{"a%20longer%20one and a longer one", "*** and ***"},
 		{"user guest at amqp://guest:guest@h", "user guest at amqp://guest:***@h"},
 		{"user postgres, postgres://postgres:postgres@h, password=postgres", "user postgres, postgres://postgres:***@h, password=***"},

@@ -310,10 +310,19 @@ func (o *replayOptions) missing(s replay.Summary) (missing []string) {
 	if o.resume != "" {
 		return nil // they may have been published before
 	}
+	found := make(map[string]bool, len(s.IDs))
+	for id := range s.IDs {
+		found[plainID(id)] = true
+	}
 	for _, id := range o.ids {
-		if !s.IDs[id] && !s.IDs[strings.ToLower(id)] {
+		if !found[plainID(id)] {
 			missing = append(missing, id)
 		}
 	}
 	return missing
+}
+
+// plainID is the same for all forms of a UUID that the server takes.
+func plainID(id string) string {
+	return strings.NewReplacer("{", "", "}", "", "-", "").Replace(strings.ToLower(id))
 }

@@ -3,10 +3,7 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
-
-	"github.com/jackc/pgx/v5"
 
 	"github.com/outboxd/outboxd/cdc"
 	"github.com/outboxd/outboxd/cmd/outboxd/internal/relay"
@@ -51,7 +48,7 @@ func (d *daemon) rotate(ctx context.Context, working *relay.Relay) error {
 			due = now.Add(rotateInterval)
 			result, err := r.step(ctx)
 			var refused *cdc.Error
-			if errors.As(err, &refused) && refused.Code == cdc.CodeConfig {
+			if !r.checked && errors.As(err, &refused) && refused.Code == cdc.CodeConfig {
 				return err
 			}
 			if ctx.Err() == nil {
@@ -69,9 +66,9 @@ func (d *daemon) rotate(ctx context.Context, working *relay.Relay) error {
 func (r *rotation) step(ctx context.Context) (result retention.Result, err error) {
 	ctx, cancel := context.WithTimeout(ctx, rotateTimeout)
 	defer cancel()
-	conn, err := pgx.Connect(ctx, r.options.database)
+	conn, err := cdc.Connect(ctx, r.options.database, "outboxd "+r.Pipeline+" retention")
 	if err != nil {
-		return result, fmt.Errorf("connect: %w", err)
+		return result, err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
 	if !r.checked {

@@ -80,7 +80,7 @@ func runPipelines(ctx context.Context, list []*runOptions, in inputs, s streams)
 	// back, so that another one ends the process as if nobody had asked to hear
 	// of it.
 	context.AfterFunc(ctx, func() { time.AfterFunc(sameSignal, stop) })
-	p := newProcess(shared.metrics, log)
+	p := newProcess(shared.metrics, log, in.secrets)
 	for i, o := range list {
 		p.add(o, pipelines[i])
 	}

@@ -299,7 +299,7 @@ func TestWaitsForDatabase(t *testing.T) {
 // TestTeardown asks, and takes back what setup made.
 func TestTeardown(t *testing.T) {
 	db := database(t, "--pipeline", "p")
-	call(t, nil, "teardown", "--database", db, "--pipeline", "p").expect(t, 1, "nothing was dropped", "--yes")
+	call(t, nil, "teardown", "--database", db, "--pipeline", "p").expect(t, 1, "nothing was changed", "--yes")
 	r := call(t, nil, "teardown", "--database", db, "--pipeline", "p", "--yes", "--drop-tables")
 	r.expect(t, 0)
 	if !strings.Contains(r.out, "dropped") || !strings.Contains(r.out, "replication slot outboxd_p") {

@@ -52,14 +52,7 @@ passed it, nothing is skipped, and the relay names the event again.`,
 			if err != nil {
 				return err
 			}
-			id, err := o.names()
-			if err = errors.Join(err, o.validate()); err != nil {
-				return &configError{err}
-			}
-			if id, err = setup.Recall(cmd.Context(), o.database, id, o.given); err == nil {
-				err = o.skip(cmd.Context(), s, id)
-			}
-			return o.mended(stopFirst(err), id)
+			return o.mend(cmd.Context(), o.validate(), func(ctx context.Context, id setup.Identity) error { return o.skip(ctx, s, id) })
 		},
 	}
 	newSkipOptions().flags(cmd.Flags())
@@ -111,7 +104,7 @@ func (o *skipOptions) skip(ctx context.Context, s streams, id setup.Identity) er
 		fmt.Fprintf(s.out, "skips      every event of the transactions that commit from there on and before %s%s\n", found.To, atMost(found.Rows))
 	}
 	if !o.yes {
-		if err := confirm(s, id.Pipeline, "skip that for ever"); err != nil {
+		if err := setup.Confirm(s.in, s.out, id.Pipeline, "skip that for ever"); err != nil {
 			return err
 		}
 	}
@@ -149,7 +142,7 @@ func (o *skipOptions) giveUp(ctx context.Context, s streams, cfg cdc.Config) err
 	}
 	fmt.Fprintf(s.out, "gives up   the replay of rows with xid >= %s of %s%s\n", floor, cfg.Table, atMost(rows))
 	if !o.yes {
-		if err := confirm(s, cfg.Pipeline, "give that up"); err != nil {
+		if err := setup.Confirm(s.in, s.out, cfg.Pipeline, "give that up"); err != nil {
 			return err
 		}
 	}

@@ -76,7 +76,7 @@ type Verdict struct {
 	// latest state would end with the wrong one.
 	LastDisordered int
 	Changed        int // payload bytes differ
-	Misplaced      int // wrong domain, or a position that does not rise with the order
+	Misplaced      int // wrong domain, a position that does not rise with the order, or a second log of one domain
 	// Premature counts events that a slot had confirmed before the broker had
 	// stored them: a crash at that moment would have lost them.
 	Premature  int
@@ -188,6 +188,7 @@ type delivery struct {
 // match looks at each record alone and returns when each event came.
 func (v *Verdict) match(events map[string]*Written, delivered []Delivered) map[string]*delivery {
 	seen := make(map[string]*delivery, len(delivered))
+	logs := make(map[string]string) // by domain: a consumer sees order within one log only
 	for i, d := range delivered {
 		w := events[d.ID]
 		if w == nil || w.Outcome == RolledBack {
@@ -207,6 +208,11 @@ func (v *Verdict) match(events map[string]*Written, delivered []Delivered) map[s
 			v.Misplaced++
 			v.example("misplaced: event %s of %s at %s belongs to %s", d.ID, d.Domain, d.Place, w.Domain)
 		}
+		if log := logs[w.Domain]; log != "" && d.Log != log {
+			v.Misplaced++
+			v.example("misplaced: event %s of %s is in the log %s, those before it are in %s", d.ID, w.Domain, d.Log, log)
+		}
+		logs[w.Domain] = d.Log
 		s := seen[d.ID]
 		if s == nil {
 			seen[d.ID] = &delivery{first: i, last: i, position: d.Position, place: d.Place}

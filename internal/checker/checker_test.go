@@ -96,6 +96,15 @@ func TestJudge(t *testing.T) {
 		d[7].Domain = "topic/k9"
 		return d
 	})
+	spoiled(t, "a key in two partitions", "misplaced 1", func(d deliveries) deliveries {
+		for i := range d {
+			d[i].Log = "topic-0"
+			if d[i].ID == "e1-9" {
+				d[i].Log = "topic-1"
+			}
+		}
+		return d
+	})
 	spoiled(t, "position falls", "misplaced 1", func(d deliveries) deliveries {
 		d[at(d, "e0-5")].Position = "0000"
 		return d

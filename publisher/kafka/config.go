@@ -2,23 +2,16 @@ package kafka
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/url"
-	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
-	"github.com/twmb/franz-go/pkg/sasl"
-	"github.com/twmb/franz-go/pkg/sasl/plain"
-	"github.com/twmb/franz-go/pkg/sasl/scram"
 
 	"github.com/outboxd/outboxd/publisher"
 )
@@ -52,7 +45,9 @@ type Config struct {
 
 	// TLS encrypts. The fields below it require it.
 	TLS bool
-	// CAFile holds the authorities to trust, PEM. Empty: the system's.
+	// CAFile holds the authorities to trust, PEM. Empty: the system's. This and
+	// all other files are read again for every connection: what is rotated is
+	// in force from the next one on.
 	CAFile string
 	// CertFile and KeyFile are the client's certificate, PEM, both or none.
 	CertFile, KeyFile string
@@ -61,13 +56,20 @@ type Config struct {
 	// Insecure accepts any certificate.
 	Insecure bool
 
-	// SASL is plain, scram-sha-256 or scram-sha-512; empty: no login.
+	// SASL is plain, scram-sha-256, scram-sha-512 or oauthbearer; empty: no
+	// login.
 	SASL string
 	// User and Password are the login. Password is never printed.
 	User, Password string
-	// PasswordFile is read at Open instead of Password; a trailing newline is
-	// dropped.
+	// PasswordFile is read instead of Password; a trailing newline is dropped.
 	PasswordFile string
+
+	// OAuthTokenFile holds the token for oauthbearer, which something else keeps
+	// current.
+	OAuthTokenFile string
+	// OAuthEndpoint gives tokens instead, for the credentials of a client; https
+	// unless it is on this host. OAuthScope may be empty.
+	OAuthEndpoint, OAuthClientID, OAuthClientSecretFile, OAuthScope string
 
 	// Compression is none, gzip, snappy, lz4 or zstd. Empty:
 	// DefaultCompression.
@@ -95,7 +97,7 @@ type Config struct {
 
 var (
 	compressions = []string{"none", "gzip", "snappy", "lz4", "zstd"}
-	mechanisms   = []string{"plain", "scram-sha-256", "scram-sha-512"}
+	mechanisms   = []string{"plain", "scram-sha-256", "scram-sha-512", "oauthbearer"}
 )
 
 // withDefaults returns c with its zero values replaced.
@@ -142,9 +144,10 @@ func (c Config) Validate() error {
 		"compression %q is none of %s", c.Compression, strings.Join(compressions, ", "))
 	bad(c.SASL != "" && !slices.Contains(mechanisms, c.SASL),
 		"sasl %q is none of %s", c.SASL, strings.Join(mechanisms, ", "))
-	bad(c.SASL != "" && c.User == "", "sasl %s needs a user", c.SASL)
+	c.checkOAuth(bad)
+	bad(c.SASL != "" && c.SASL != "oauthbearer" && c.User == "", "sasl %s needs a user", c.SASL)
 	bad(c.SASL == "" && (c.User != "" || c.Password != "" || c.PasswordFile != ""),
-		"a user or password is given and no mechanism: add sasl=%s", strings.Join(mechanisms, "|"))
+		"a user or password is given and no mechanism: add sasl=%s", strings.Join(mechanisms[:3], "|"))
 	bad(c.Password != "" && c.PasswordFile != "", "both a password and a password file are given")
 	bad((c.CertFile == "") != (c.KeyFile == ""), "cert and key are given together or not at all")
 	bad(!c.TLS && (c.CAFile != "" || c.CertFile != "" || c.ServerName != "" || c.Insecure),
@@ -190,7 +193,7 @@ func (c Config) String() string {
 }
 
 // options are those of every client of a publisher.
-func (c Config) options() ([]kgo.Opt, error) {
+func (c Config) options() []kgo.Opt {
 	opts := []kgo.Opt{
 		kgo.SeedBrokers(c.Brokers...),
 		kgo.ClientID(c.ClientID),
@@ -200,26 +203,9 @@ func (c Config) options() ([]kgo.Opt, error) {
 		kgo.MetadataMaxAge(time.Minute),
 	}
 	if c.SASL == "" {
-		return opts, nil
+		return opts
 	}
-	password := c.Password
-	if c.PasswordFile != "" {
-		b, err := os.ReadFile(c.PasswordFile)
-		if err != nil {
-			return nil, &publisher.ConfigError{Code: "config", Detail: "read password_file", Err: err}
-		}
-		password = strings.TrimRight(string(b), "\r\n")
-	}
-	var mechanism sasl.Mechanism
-	switch c.SASL {
-	case "plain":
-		mechanism = plain.Auth{User: c.User, Pass: password}.AsMechanism()
-	case "scram-sha-256":
-		mechanism = scram.Auth{User: c.User, Pass: password}.AsSha256Mechanism()
-	case "scram-sha-512":
-		mechanism = scram.Auth{User: c.User, Pass: password}.AsSha512Mechanism()
-	}
-	return append(opts, kgo.SASL(mechanism)), nil
+	return append(opts, kgo.SASL(c.mechanism()))
 }
 
 func (c Config) codec() kgo.CompressionCodec {
@@ -234,67 +220,4 @@ func (c Config) codec() kgo.CompressionCodec {
 		return kgo.ZstdCompression()
 	}
 	return kgo.NoCompression()
-}
-
-// tlsConfig returns nil without TLS.
-func (c Config) tlsConfig() (*tls.Config, error) {
-	if !c.TLS {
-		return nil, nil
-	}
-	t := &tls.Config{
-		MinVersion:         tls.VersionTLS12,
-		ServerName:         c.ServerName,
-		InsecureSkipVerify: c.Insecure,
-	}
-	if c.CAFile != "" {
-		pem, err := os.ReadFile(c.CAFile)
-		if err != nil {
-			return nil, &publisher.ConfigError{Code: "config", Detail: "read ca", Err: err}
-		}
-		t.RootCAs = x509.NewCertPool()
-		if !t.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, &publisher.ConfigError{Code: "config", Detail: "read ca: no certificate in " + strconv.Quote(c.CAFile)}
-		}
-	}
-	if c.CertFile != "" {
-		cert, err := tls.LoadX509KeyPair(c.CertFile, c.KeyFile)
-		if err != nil {
-			return nil, &publisher.ConfigError{Code: "config", Detail: "read cert and key", Err: err}
-		}
-		t.Certificates = []tls.Certificate{cert}
-	}
-	return t, nil
-}
-
-type dialer = func(ctx context.Context, network, addr string) (net.Conn, error)
-
-// dialer connects, asks guard before every write to the socket, and puts TLS
-// above that: a write that the guard refuses has not left this host.
-func (c Config) dialer(guard publisher.Guard) (dialer, error) {
-	base, err := c.tlsConfig()
-	if err != nil {
-		return nil, err
-	}
-	return func(ctx context.Context, network, addr string) (net.Conn, error) {
-		ctx, cancel := context.WithTimeout(ctx, DialTimeout)
-		defer cancel()
-		conn, err := c.Dial(ctx, network, addr)
-		if err != nil {
-			return nil, err
-		}
-		conn = publisher.GuardConn(conn, guard)
-		if base == nil {
-			return conn, nil
-		}
-		t := base.Clone()
-		if t.ServerName == "" {
-			t.ServerName, _, _ = net.SplitHostPort(addr)
-		}
-		secure := tls.Client(conn, t)
-		if err := secure.HandshakeContext(ctx); err != nil {
-			_ = conn.Close()
-			return nil, fmt.Errorf("tls handshake with %s: %w", addr, err)
-		}
-		return secure, nil
-	}, nil
 }

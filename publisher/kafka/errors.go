@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 
@@ -92,7 +93,7 @@ func classify(err error, topic, detail string) error {
 func authError(err error) error {
 	return &publisher.ConfigError{
 		Code:   "auth",
-		Detail: "kafka refuses the login: check ?sasl=, user and password",
+		Detail: "kafka refuses the login: check ?sasl=, and user and password or token",
 		Err:    err,
 	}
 }
@@ -104,6 +105,7 @@ func classifyOpen(err error) error {
 	var hostname x509.HostnameError
 	var invalid x509.CertificateInvalidError
 	var header tls.RecordHeaderError
+	var alert *net.OpError
 	switch {
 	case judge(err).class == config:
 		return authError(err)
@@ -112,7 +114,9 @@ func classifyOpen(err error) error {
 	case errors.As(err, &hostname):
 		return &publisher.ConfigError{Code: "config", Detail: "verify the broker's certificate (give its name with ?server_name=)", Err: err}
 	case errors.As(err, &invalid):
-		return &publisher.ConfigError{Code: "config", Detail: "verify the broker's certificate", Err: err}
+		return &publisher.ConfigError{Code: "config", Detail: "verify the broker's certificate (renew it at the broker)", Err: err}
+	case errors.As(err, &alert) && alert.Op == "remote error": // a TLS alert; its own type is not exported
+		return &publisher.ConfigError{Code: "config", Detail: "the broker refuses this side of TLS (give a client certificate that it accepts with ?cert=FILE&key=FILE)", Err: err}
 	case errors.As(err, &header):
 		return &publisher.ConfigError{Code: "config", Detail: "the broker does not speak TLS on this port", Err: err}
 	}

@@ -73,19 +73,15 @@ func Open(ctx context.Context, cfg Config, done publisher.Done, guard publisher.
 		return nil, err
 	}
 	cfg = cfg.withDefaults()
+	if err := cfg.checkFiles(); err != nil {
+		return nil, err
+	}
 	p := &Publisher{config: cfg, done: done}
 	p.broken, p.fail = context.WithCancelCause(context.Background())
 	p.severed, p.sever = context.WithCancel(context.Background())
 	p.closing, p.close = context.WithCancel(context.Background())
 
-	opts, err := cfg.options()
-	if err != nil {
-		return nil, err
-	}
-	dial, err := cfg.dialer(p.guarded(guard))
-	if err != nil {
-		return nil, err
-	}
+	opts, dial := cfg.options(), cfg.dialer(p.guarded(guard))
 	admin, err := kgo.NewClient(append(opts, kgo.Dialer(dial))...)
 	if err != nil {
 		return nil, &publisher.ConfigError{Code: "config", Detail: "kafka client", Err: err}

@@ -34,6 +34,7 @@ type lane struct {
 	filling *window
 	spare   *window // nil while it is on its way
 	ended   bool    // nothing may be added
+	refused error   // why the last connection could not be made; nil: it was
 }
 
 func newLane(p *Publisher) *lane {
@@ -58,6 +59,9 @@ func (l *lane) options(dial dialer) []kgo.Opt {
 				return nil, publisher.ErrClosed
 			}
 			conn, err := dial(ctx, network, addr)
+			l.mu.Lock()
+			l.refused = err
+			l.mu.Unlock()
 			if err != nil {
 				return nil, err
 			}
@@ -254,8 +258,16 @@ func (l *lane) flush(slots []*slot) {
 	}
 }
 
-// suspect asks after the topics of slots, and gives up when one is gone.
+// suspect gives up when there is something that the client would try again for
+// ever without a word: no connection can be made, because of the certificates
+// or the login, or a topic of slots is gone.
 func (l *lane) suspect(slots []*slot) {
+	l.mu.Lock()
+	refused := l.refused
+	l.mu.Unlock()
+	if l.giveUp(refused) {
+		return
+	}
 	ctx, cancel := context.WithTimeout(l.pub.severed, suspicion)
 	defer cancel()
 	asked := make(map[*topic]bool)
@@ -266,9 +278,23 @@ func (l *lane) suspect(slots []*slot) {
 		asked[s.topic] = true
 		_, err := l.pub.topics.count(ctx, s.topic.name)
 		if errors.Is(err, kerr.UnknownTopicOrPartition) {
-			l.pub.fail(l.pub.topics.explain(err, s.topic.name))
-			l.closeClient()
+			err = l.pub.topics.explain(err, s.topic.name)
+		}
+		if l.giveUp(err) {
 			return
 		}
 	}
+}
+
+// giveUp breaks the publisher and ends the flush if err is one that a
+// connection of another session may report, and this one's client does not.
+func (l *lane) giveUp(err error) bool {
+	err = classifyOpen(err)
+	var config *publisher.ConfigError
+	if !isOutcome(err) && !errors.As(err, &config) {
+		return false
+	}
+	l.pub.fail(err)
+	l.closeClient()
+	return true
 }

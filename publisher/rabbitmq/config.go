@@ -221,13 +221,14 @@ func (c Config) tlsConfig(host string) (*tls.Config, error) {
 		}
 		t.RootCAs = x509.NewCertPool()
 		if !t.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, &publisher.ConfigError{Code: "config", Detail: fmt.Sprintf("tls_ca %q holds no PEM certificate", c.CAFile)}
+			return nil, &publisher.ConfigError{Code: "config", Detail: fmt.Sprintf("tls_ca %q holds no PEM certificate; it must hold whole PEM blocks", c.CAFile)}
 		}
 	}
 	if c.CertFile != "" {
 		pair, err := tls.LoadX509KeyPair(c.CertFile, c.KeyFile)
 		if err != nil {
-			return nil, &publisher.ConfigError{Code: "config", Detail: "load tls_cert and tls_key", Err: err}
+			return nil, &publisher.ConfigError{Code: "config",
+				Detail: fmt.Sprintf("load tls_cert and tls_key (%q and %q must hold whole PEM blocks that belong together)", c.CertFile, c.KeyFile), Err: err}
 		}
 		t.Certificates = []tls.Certificate{pair}
 	}

@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/outboxd/outboxd/publisher"
 	"github.com/outboxd/outboxd/publisher/rabbitmq"
 )
 
@@ -43,7 +44,10 @@ func (a *authority) issue(name string, template *x509.Certificate) (*x509.Certif
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	a.must(err)
 	template.SerialNumber = big.NewInt(time.Now().UnixNano())
-	template.NotBefore, template.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
+	template.NotBefore = time.Now().Add(-time.Hour)
+	if template.NotAfter.IsZero() {
+		template.NotAfter = time.Now().Add(time.Hour)
+	}
 	parent, parentKey := a.cert, a.key
 	if parent == nil {
 		parent, parentKey = template, key
@@ -86,6 +90,8 @@ func TestTLS(t *testing.T) {
 	ca.must(err)
 	addr := listener.Addr().String()
 	ca.must(listener.Close())
+	ca.issue("expired", &x509.Certificate{Subject: pkix.Name{CommonName: "outboxd"}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+		NotAfter: time.Now().Add(-time.Minute)})
 	node := startNode(t, fmt.Sprintf("listeners.ssl.1 = %s\nssl_options.cacertfile = %s\nssl_options.certfile = %s\nssl_options.keyfile = %s\n"+
 		"ssl_options.verify = verify_peer\nssl_options.fail_if_no_peer_cert = true\n",
 		addr, ca.file("ca.pem"), ca.file("server.pem"), ca.file("server.key")))
@@ -105,6 +111,7 @@ func TestTLS(t *testing.T) {
 		{"system's authorities", client, "config", "unknown authority"},
 		{"wrong name", trust + client + "&tls_server_name=elsewhere.test", "config", "elsewhere.test"},
 		{"no client certificate", trust, "config", "certificate required"},
+		{"expired client certificate", trust + "&tls_cert=" + ca.file("expired.pem") + "&tls_key=" + ca.file("expired.key"), "config", "expired"},
 		{"missing file", "&tls_ca=" + ca.file("nowhere.pem") + client, "config", "nowhere.pem"},
 		{"not a certificate", "&tls_ca=" + ca.file("ca.key") + client, "config", "holds no PEM certificate"},
 		{"key of another", trust + "&tls_cert=" + ca.file("client.pem") + "&tls_key=" + ca.file("server.key"), "config", "tls_cert"},
@@ -132,5 +139,28 @@ func TestTLS(t *testing.T) {
 				t.Errorf("outcomes %v", counts)
 			}
 		})
+	}
+	t.Run("rotation", func(t *testing.T) { rotate(t, ca, secure(trust+client)) })
+}
+
+// rotate spoils the files of a configuration that works, one after the other:
+// each is named, and forgiven by the next session when it is mended.
+func rotate(t *testing.T, ca *authority, config rabbitmq.Config) {
+	for file, text := range map[string]string{"ca.pem": "holds no PEM certificate", "client.pem": "tls_cert", "client.key": "tls_key"} {
+		whole, err := os.ReadFile(ca.file(file))
+		ca.must(err)
+		for _, content := range [][]byte{whole[:len(whole)/2], whole} {
+			ca.must(os.WriteFile(ca.file(file), content, 0o644))
+			p, err := rabbitmq.Open(t.Context(), config, func(*publisher.Record, error) {}, nil)
+			if err == nil {
+				ca.must(shut(t, p, 30*time.Second))
+			}
+			switch cut := len(content) < len(whole); {
+			case cut && (classOf(err) != "config" || !strings.Contains(err.Error(), text) || !strings.Contains(err.Error(), ca.file(file))):
+				t.Errorf("half of %s: %v, want a config error with %q and the file's name", file, err, text)
+			case !cut && err != nil:
+				t.Errorf("%s, mended: %v", file, err)
+			}
+		}
 	}
 }

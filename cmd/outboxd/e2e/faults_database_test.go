@@ -32,7 +32,7 @@ func TestDatabaseUnreachable(t *testing.T) {
 	r.says(http.StatusServiceUnavailable, "retrying", "database_unreachable", addr)
 	for _, command := range [][]string{{"setup"}, {"teardown", "--yes"}, {"adopt", "--yes"}, {"run", "--fail-fast", "--metrics", "off", "--log-format", "text", "--broker", "jsonl:-"},
 		{"run", "--setup", "--fail-fast", "--metrics", "off", "--log-format", "text", "--broker", "jsonl:-"}} {
-		outboxd(t, append(command, database...)...).expect(t, 69, "database_unreachable", addr, "fix: check host, port and whether the server runs")
+		outboxd(t, append(command, database...)...).expect(t, 69, "database_unreachable", addr, "fix: check host and port in --database (or PGHOST and PGPORT), and whether the server runs")
 	}
 	forward(t, addr, real.Host)
 	r.says(http.StatusOK, "streaming")
@@ -339,7 +339,7 @@ func TestTeardown(t *testing.T) {
 		return s.value("SELECT count(*)::text FROM pg_replication_slots WHERE slot_name = '" + s.slot() + "'")
 	}
 	for _, answer := range []string{"", "y\n", "other\n"} {
-		teardown(answer).expect(t, 1, "will drop", "replication slot "+s.slot(), "type the pipeline's name: "+s.pipeline, "nothing was dropped", "--yes")
+		teardown(answer).expect(t, 1, "will drop", "replication slot "+s.slot(), "type the pipeline's name: "+s.pipeline, "nothing was changed", "--yes")
 	}
 	r := discreet(s.run("--broker", "jsonl:-"))
 	r.ready()

@@ -154,7 +154,7 @@ func TestBrokerRefusesPassword(t *testing.T) {
 		return refusal, nil, true
 	})
 	s.gives("--broker", strings.Replace(c.url, "kafka-secret", "wrong-secret", 1)).
-		expect(t, 77, "broker_authentication", "kafka refuses the login", "correct the user and the password of --broker")
+		expect(t, 77, "broker_authentication", "kafka refuses the login", "correct the login of --broker: user and password, or token")
 }
 
 func TestMissingTopic(t *testing.T) {

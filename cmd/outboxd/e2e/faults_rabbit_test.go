@@ -150,7 +150,7 @@ func TestRabbitMQRefusesLogin(t *testing.T) {
 	t.Parallel()
 	b, s := newRabbit(t), owned(t)
 	s.gives("--broker", strings.Replace(b.url, "rabbit-secret", "wrong-secret", 1)).
-		expect(t, 77, "broker_authentication", "user or password refused", "correct the user and the password of --broker")
+		expect(t, 77, "broker_authentication", "user or password refused", "correct the login of --broker: user and password, or token")
 	s.write(1, 1)
 	r := discreet(s.run("--broker", strings.TrimSuffix(b.url, "/")+"/nowhere", "--exchange", b.name))
 	r.says(http.StatusServiceUnavailable, "missing_vhost", "create the vhost")

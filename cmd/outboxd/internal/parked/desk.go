@@ -2,6 +2,7 @@ package parked
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -69,7 +70,12 @@ func OpenDesk(ctx context.Context, database, pipeline string) (*Desk, error) {
 	d := &Desk{conn: conn, pipeline: pipeline}
 	if err := d.check(ctx); err != nil {
 		d.Close()
-		return nil, named("look for the pipeline", err)
+		err = named("look for the pipeline", err)
+		var e *cdc.Error
+		if errors.As(err, &e) && e.Code == cdc.CodeNotSetUp {
+			e.Fix = "outboxd setup --pipeline " + pipeline
+		}
+		return nil, err
 	}
 	return d, nil
 }

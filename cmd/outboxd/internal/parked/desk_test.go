@@ -142,3 +142,11 @@ func TestNoPipeline(t *testing.T) {
 	_, err := parked.OpenDesk(t.Context(), y.url, "q")
 	expectCode(t, err, parked.CodeNoPipeline, "no pipeline q", "--pipeline that is meant: p")
 }
+
+// TestDeskNotSetUp says which command sets up.
+func TestDeskNotSetUp(t *testing.T) {
+	y := newYard(t)
+	y.exec("DROP SCHEMA outboxd CASCADE")
+	_, err := parked.OpenDesk(t.Context(), y.url, "p")
+	expectCode(t, err, cdc.CodeNotSetUp, "missing", "outboxd setup --pipeline p")
+}

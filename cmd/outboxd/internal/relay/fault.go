@@ -106,7 +106,7 @@ func classify(err error, worked history) Fault {
 func brokerConfigFault(err *publisher.ConfigError, worked bool) Fault {
 	f := Fault{Class: Fatal, Code: "broker_config", Exit: ExitConfig, Fix: "correct --broker"}
 	if err.Code == "auth" {
-		f = Fault{Class: Fatal, Code: "broker_authentication", Exit: ExitPermission, Fix: "correct the user and the password of --broker"}
+		f = Fault{Class: Fatal, Code: "broker_authentication", Exit: ExitPermission, Fix: "correct the login of --broker: user and password, or token"}
 	}
 	// The flags have not changed since: a file may have (a certificate that is
 	// being renewed), or the broker's users.
@@ -125,6 +125,12 @@ func sourceFault(err *cdc.Error, worked bool) Fault {
 		f.Class, f.Exit = Standby, ExitUnavailable
 	case cdc.CodeAuth:
 		f.Exit = ExitPermission
+		if worked {
+			f.Class = RetryLate
+		}
+	case cdc.CodeConfig:
+		// A file that the connection string names (a certificate and its key) may
+		// be about to be replaced.
 		if worked {
 			f.Class = RetryLate
 		}

@@ -16,7 +16,7 @@ func databaseError(what string, err error) error {
 	var pgErr *pgconn.PgError
 	switch {
 	case !errors.As(err, &pgErr):
-		e.Fix = "check host, port and whether the server runs"
+		e.Fix = "check host and port in --database (or PGHOST and PGPORT), and whether the server runs"
 	case pgErr.Code == "42501":
 		e.Code, e.Fix = cdc.CodePrivilege, "outboxd setup --relay-role ROLE grants what a replay needs"
 	case strings.HasPrefix(pgErr.Code, "22"): // a value that the column's type cannot have

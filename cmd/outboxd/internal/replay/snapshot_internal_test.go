@@ -1,14 +1,18 @@
 package replay
 
 import (
+	"errors"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/outboxd/outboxd/internal/devenv/devtest"
 )
 
-// The rows are those of the snapshot that a Resume names, not of a moment later.
+// The rows are those of the snapshot that a Resume names, not of a moment later,
+// and nobody empties the table in between: a snapshot does not bring back what
+// was truncated.
 func TestRowsAreThoseOfTheSnapshot(t *testing.T) {
 	r := &Replay{Database: devtest.Database(t), Table: "public.outbox", Select: Selection{From: "0"}}
 	conn, err := pgx.Connect(t.Context(), r.Database)
@@ -26,6 +30,11 @@ func TestRowsAreThoseOfTheSnapshot(t *testing.T) {
 	s, err := r.look(t.Context())
 	if err != nil {
 		t.Fatal(err)
+	}
+	var locked *pgconn.PgError
+	_, err = conn.PgConn().Exec(t.Context(), "SET lock_timeout = '100ms'; TRUNCATE outbox").ReadAll()
+	if !errors.As(err, &locked) || locked.Code != "55P03" {
+		t.Errorf("TRUNCATE while the rows are chosen: %v, want a lock timeout", err)
 	}
 	if _, err := conn.Exec(t.Context(), insert); err != nil {
 		t.Fatal(err)

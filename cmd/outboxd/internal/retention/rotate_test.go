@@ -34,7 +34,12 @@ func newOutbox(t *testing.T) *outbox {
 	if err := setup.Apply(t.Context(), setup.Options{Database: url}, new(bytes.Buffer)); err != nil {
 		t.Fatal(err)
 	}
-	o := &outbox{dial(t, url), url, retention.NewRotator("public.outbox")}
+	conn, err := cdc.Connect(t.Context(), url, "retention") // as outboxd run does
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close(context.Background()) })
+	o := &outbox{conn, url, retention.NewRotator("public.outbox")}
 	o.fill(t)
 	return o
 }

@@ -1,7 +1,6 @@
 package setup
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -254,16 +253,8 @@ func confirm(pipeline string, removals []removal, in io.Reader, report *reporter
 			report.did("will drop", r.name)
 		}
 	}
-	report.note(fmt.Sprintf("Events that are not relayed yet will not be. To go on, type the pipeline's name: %s", pipeline))
-	answer, err := bufio.NewReader(in).ReadString('\n')
-	if err != nil && !errors.Is(err, io.EOF) {
-		return fmt.Errorf("read the answer: %w", err)
-	}
-	if strings.TrimSpace(answer) != pipeline {
-		return &cdc.Error{Code: CodeUnconfirmed, Detail: fmt.Sprintf("%q is not the pipeline's name: nothing was dropped", strings.TrimSpace(answer)),
-			Fix: fmt.Sprintf("type %s, or give --yes", pipeline)}
-	}
-	return nil
+	report.note("Events that are not relayed yet will not be.")
+	return Confirm(in, report.out, pipeline, "go on")
 }
 
 func remove(ctx context.Context, conn *pgx.Conn, s *settings, removals []removal, report *reporter) error {

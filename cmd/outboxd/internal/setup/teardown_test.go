@@ -54,7 +54,7 @@ func TestTeardownAsks(t *testing.T) {
 	pipeline := d.text(t, "SELECT pipeline FROM outboxd.witness")
 	for _, answer := range []string{"", "\n", "yes\n", pipeline + "x\n"} {
 		out, err := d.teardown(t, setup.TeardownOptions{}, answer)
-		wantProblem(t, err, setup.CodeUnconfirmed, "nothing was dropped")
+		wantProblem(t, err, setup.CodeUnconfirmed, "nothing was changed")
 		if count(out, "will drop", "") != 3 || count(out, "dropped", "") != 0 {
 			t.Errorf("answer %q:\n%s", answer, out)
 		}
