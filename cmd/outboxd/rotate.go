@@ -29,11 +29,14 @@ type rotation struct {
 	failed  string // the last error, to log it once
 }
 
+// unfit is a retention that the table cannot hold.
+type unfit struct{ error }
+
 // rotate empties expired partitions of the event table once a minute, while
 // this relay leads, on a connection that lives for that moment. What fails is
 // logged when it changes and tried again, and never stops the relay; what gets
-// nowhere for long is logged at a growing pace. The one
-// exception is found the first time: a retention that the table cannot hold.
+// nowhere for long is logged at a growing pace. The one exception is found the
+// first time: a retention that the table cannot hold.
 func (d *daemon) rotate(ctx context.Context, working *relay.Relay) error {
 	r := &rotation{daemon: d, relay: working, rotator: retention.NewRotator(d.Table()), checked: d.options.retention == 0}
 	ticker := time.NewTicker(rotateLook)
@@ -47,9 +50,9 @@ func (d *daemon) rotate(ctx context.Context, working *relay.Relay) error {
 		if now := time.Now(); now.After(due) && phase == relay.Streaming {
 			due = now.Add(rotateInterval)
 			result, err := r.step(ctx)
-			var refused *cdc.Error
-			if !r.checked && errors.As(err, &refused) && refused.Code == cdc.CodeConfig {
-				return err
+			var refused unfit
+			if errors.As(err, &refused) {
+				return refused.error
 			}
 			if ctx.Err() == nil {
 				r.tell(result, err)
@@ -72,7 +75,12 @@ func (r *rotation) step(ctx context.Context) (result retention.Result, err error
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
 	if !r.checked {
-		if err := retention.Check(ctx, conn, r.Table(), r.options.retention); err != nil {
+		err := retention.Check(ctx, conn, r.Table(), r.options.retention)
+		var refused *cdc.Error
+		if errors.As(err, &refused) {
+			return result, unfit{refused}
+		}
+		if err != nil {
 			return result, err
 		}
 		r.checked = true
