@@ -97,8 +97,11 @@ type Config struct {
 
 var (
 	compressions = []string{"none", "gzip", "snappy", "lz4", "zstd"}
-	mechanisms   = []string{"plain", "scram-sha-256", "scram-sha-512", "oauthbearer"}
+	logins       = []string{"plain", "scram-sha-256", "scram-sha-512"} // by user and password
+	mechanisms   = append(slices.Clone(logins), oauthBearer)
 )
+
+const oauthBearer = "oauthbearer"
 
 // withDefaults returns c with its zero values replaced.
 func (c Config) withDefaults() Config {
@@ -145,9 +148,9 @@ func (c Config) Validate() error {
 	bad(c.SASL != "" && !slices.Contains(mechanisms, c.SASL),
 		"sasl %q is none of %s", c.SASL, strings.Join(mechanisms, ", "))
 	c.checkOAuth(bad)
-	bad(c.SASL != "" && c.SASL != "oauthbearer" && c.User == "", "sasl %s needs a user", c.SASL)
+	bad(c.SASL != "" && c.SASL != oauthBearer && c.User == "", "sasl %s needs a user", c.SASL)
 	bad(c.SASL == "" && (c.User != "" || c.Password != "" || c.PasswordFile != ""),
-		"a user or password is given and no mechanism: add sasl=%s", strings.Join(mechanisms[:3], "|"))
+		"a user or password is given and no mechanism: add sasl=%s", strings.Join(logins, "|"))
 	bad(c.Password != "" && c.PasswordFile != "", "both a password and a password file are given")
 	bad((c.CertFile == "") != (c.KeyFile == ""), "cert and key are given together or not at all")
 	bad(!c.TLS && (c.CAFile != "" || c.CertFile != "" || c.ServerName != "" || c.Insecure),

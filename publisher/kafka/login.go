@@ -24,7 +24,7 @@ func (c Config) mechanism() sasl.Mechanism {
 		return scram.Sha256(scramAuth)
 	case "scram-sha-512":
 		return scram.Sha512(scramAuth)
-	case "oauthbearer":
+	case oauthBearer:
 		return c.bearer()
 	}
 	return plain.Plain(func(context.Context) (plain.Auth, error) {
@@ -42,16 +42,16 @@ func (c Config) password() (string, error) {
 
 // checkFiles finds files that cannot be used before anything is dialed.
 func (c Config) checkFiles() error {
-	_, err1 := c.tlsConfig()
-	_, err2 := c.password()
-	var err3 error
+	_, certificates := c.tlsConfig()
+	_, password := c.password()
+	var token error
 	switch {
 	case c.OAuthTokenFile != "":
-		_, err3 = readToken(c.OAuthTokenFile)
+		_, token = readToken(c.OAuthTokenFile)
 	case c.OAuthClientSecretFile != "":
-		_, err3 = readSecret("oauth_client_secret_file", c.OAuthClientSecretFile)
+		_, token = readSecret("oauth_client_secret_file", c.OAuthClientSecretFile)
 	}
-	return errors.Join(err1, err2, err3)
+	return errors.Join(certificates, password, token)
 }
 
 // readSecret returns what is in a file that option names, without the newline

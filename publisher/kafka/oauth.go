@@ -182,7 +182,7 @@ func safeEndpoint(raw string) bool {
 // checkOAuth returns what is wrong with the fields for OAUTHBEARER.
 func (c Config) checkOAuth(bad func(broken bool, format string, args ...any)) {
 	credentials := c.OAuthEndpoint + c.OAuthClientID + c.OAuthClientSecretFile + c.OAuthScope
-	if c.SASL != "oauthbearer" {
+	if c.SASL != oauthBearer {
 		bad(c.OAuthTokenFile+credentials != "", "an oauth_ option is given: add sasl=oauthbearer")
 		return
 	}

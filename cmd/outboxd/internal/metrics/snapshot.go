@@ -112,7 +112,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	gauge(descParked, float64(s.ParkedEvents))
 	gauge(descParkedBytes, float64(s.ParkedBytes))
 	gauge(descParkedKeys, float64(s.ParkedKeys))
-	gauge(descBacklog, max(s.RetentionBacklog, 0).Seconds())
+	gauge(descBacklog, s.RetentionBacklog.Seconds())
 	gauge(descLeader, flag(s.Leader))
 	gauge(descStreaming, flag(s.Streaming))
 	gauge(descBlocked, flag(s.Broker.Blocked))

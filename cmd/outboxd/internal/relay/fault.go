@@ -128,14 +128,10 @@ func sourceFault(err *cdc.Error, worked bool) Fault {
 		if worked {
 			f.Class = RetryLate
 		}
-	case cdc.CodeConfig:
+	case cdc.CodeConfig, cdc.CodeNotPrimary:
 		// A file that the connection string names (a certificate and its key) may
-		// be about to be replaced.
-		if worked {
-			f.Class = RetryLate
-		}
-	case cdc.CodeNotPrimary:
-		// After a failover a name may lead to the demoted server for a while.
+		// be about to be replaced; after a failover a name may lead to the demoted
+		// server for a while.
 		if worked {
 			f.Class = RetryLate
 		}
