@@ -5,8 +5,8 @@ import (
 	"fmt"
 )
 
-// deed is what an operator did to a pipeline, or had done, for outboxd.audit. Time and name
-// are the server's to give.
+// deed is what an operator did to a pipeline, or had done, for outboxd.audit.
+// Time and name are the server's to give.
 type deed struct {
 	action   string // "adopt", "replay", "skip", "drop-slot"
 	from, to string // positions, LSNs or xids

@@ -29,8 +29,8 @@ type Change struct {
 
 // Marked discards the rows that are marked for it, and returns those that are
 // to be published, as many as are taken at once, with their reasons. Everything
-// up to passed has been handed over in this session. Nothing may be parked between this and the next
-// Settle, or a domain could be freed that has a row.
+// up to passed has been handed over in this session. Nothing may be parked
+// between this and the next Settle, or a domain could be freed that has a row.
 func (l *Lot) Marked(ctx context.Context, passed cdc.Position) (Marks, error) {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
