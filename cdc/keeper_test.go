@@ -84,6 +84,9 @@ func (w writes) sinceLastAsked() (list []time.Duration) {
 	return list
 }
 
+// slotFigures is what readSlotStats scans, of a slot that keeps nothing.
+func slotFigures() []any { return []any{0, 0, 0, "", 0, 0, 0} }
+
 // busyKeeper returns one that runs, in a session that holds its slot. Its server
 // refuses the witness with that SQLSTATE.
 func busyKeeper(t *testing.T, refuses string) (*keeper, writes) {
@@ -99,7 +102,7 @@ func busyKeeper(t *testing.T, refuses string) (*keeper, writes) {
 			attempts <- time.Since(started)
 			return nil, refuses
 		}
-		return []any{0, 0, 0, "", 0, 0}, ""
+		return slotFigures(), ""
 	}}
 	k := p.keeper()
 	k.floorAt = started.Add(time.Hour) // no floor is looked for
@@ -297,7 +300,7 @@ func TestPublicationIsInOrderForWhatWasAckedBefore(t *testing.T) {
 				k.s.r.queue.mark(200)
 				return []any{true, true, true, "", "", []uint32{}, []string{}, "1.1:", false}, ""
 			}
-			return []any{0, 0, 0, "", 0, 0}, ""
+			return slotFigures(), ""
 		}}
 		k = p.keeper()
 		k.s.r.queue.mark(100)

@@ -171,16 +171,20 @@ func TestParkWaitsForRoom(t *testing.T) {
 		y := b.park(relay.ParkKey)
 		durable := make(chan error)
 		y.write = func() error { return <-durable }
+		b.start()
 		for i, size := range []int{10, 400_000, 400_000, 400_000, 3_000_000, 10} {
 			b.slot.commit(message{ids: []string{event(i)}, Message: cdc.Message{
 				Kind: cdc.Insert, Relation: outboxTable, Row: row(event(i), "order", "NULL", "placed", `"`+strings.Repeat("x", size)+`"`),
 			}})
+			settle(time.Second) // the first is being written when the others come
 		}
-		b.start()
-		settle(time.Second)
 		var writes []string
 		for len(writes) < 5 {
-			durable <- nil
+			select {
+			case durable <- nil:
+			case <-time.After(time.Minute):
+				t.Fatalf("no write after %q", writes)
+			}
 			settle(time.Second)
 			writes = append(writes, b.slot.ackedIDs())
 		}
