@@ -60,7 +60,8 @@ func (l *Lot) marked(ctx context.Context, passed cdc.Position) (m Marks, err err
 		FROM outboxd.parked JOIN (
 			SELECT position, sum(size) OVER (ORDER BY position) - size AS before FROM outboxd.parked p JOIN outboxd.witness w USING (pipeline)
 			WHERE p.pipeline = $1 AND p.state = 'retry' AND (p.position < `+published+` OR p.behind AND p.position <= $4) AND NOT EXISTS (
-				SELECT FROM outboxd.parked e WHERE e.pipeline = p.pipeline AND e.domain = p.domain AND e.position < p.position AND e.state IN ('parked', 'discard'))
+				SELECT FROM outboxd.parked e WHERE e.pipeline = p.pipeline AND e.domain = p.domain AND e.position < p.position
+				AND (e.state IN ('parked', 'discard') OR e.state = 'retry' AND NOT e.behind AND e.position >= `+published+`))
 			ORDER BY position LIMIT $2) head USING (position)
 		WHERE pipeline = $1 AND before < $3 ORDER BY position`, l.pipeline, maxRetries, maxRetryBytes, passed.String())
 	if err != nil {

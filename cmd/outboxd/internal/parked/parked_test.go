@@ -297,6 +297,22 @@ func TestMarksWaitForTheWitness(t *testing.T) {
 	expect(t, "marks after", [2]int{m.Discarded.Events, len(m.Retries)}, [2]int{0, 2})
 }
 
+// TestBehindWaitsForRefused: a crash may leave rows that the next session passes
+// before the witness does. What is behind waits for the event before it also
+// when that is held back by the witness alone.
+func TestBehindWaitsForRefused(t *testing.T) {
+	y := newYard(t)
+	lot, _ := y.open()
+	park(t, lot, event(at(0x1000, 0), "a", "too_large"), event(at(0x1000, 1), "a", parked.Behind), event(at(0x1000, 2), "b", parked.Behind))
+	y.exec("UPDATE outboxd.parked SET state = 'retry'")
+	passed := at(0x1000, 2)
+	m, err := lot.Marked(t.Context(), passed)
+	expect(t, "marks that the session is past", []any{positions(m.Retries), err}, []any{[]cdc.Position{at(0x1000, 2)}, nil})
+	y.exec("UPDATE outboxd.witness SET acked_commit = '0/1000', acked_events = 1")
+	m, err = lot.Marked(t.Context(), passed)
+	expect(t, "marks when the witness is past the first", []any{len(m.Retries), err}, []any{3, nil})
+}
+
 // TestRetriesInOrder: nothing overtakes an earlier event of its domain that
 // stays; the unkeyed wait for nobody.
 func TestRetriesInOrder(t *testing.T) {
