@@ -1,129 +1,113 @@
-// Package crashpoint builds a program that kills itself where a crash would
-// hurt most. The code of the program knows nothing of it: an overlay of go build
-// puts the points in, and the working tree is never touched.
+// Package crashpoint puts places into the program at which it kills itself:
+// those where a crash hurts most. The code of the program knows nothing of it:
+// an overlay of go build puts them in, and the working tree is never touched. A
+// program that was built so has all of them; variables say which one kills.
 package crashpoint
 
 import (
-	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
+	"time"
+
+	"github.com/outboxd/outboxd/internal/crashpoint/hook"
+	"github.com/outboxd/outboxd/internal/overlay"
 )
 
 // Point is a place in the code.
 type Point struct {
 	Name string
-	// When says what has been done there and what has not.
-	When string
-	// Often: a relay under load comes by hundreds of times a second. Others are
-	// passed once a second or less.
-	Often bool
+	When string // what has been done there, and what has not
 
 	file   string // slash-separated, from the repository's root
-	before string // the lines in front of which the process dies; they are there once
+	before string // whole lines in front of which the process dies; they are there once
+	only   string // a Go expression: only then the place counts. "": always
 }
+
+// Env arms p: who comes by for the hit-th time, from 1, stands still for as long
+// as hold says, while the other goroutines go on. Then the process dies.
+func (p Point) Env(hit int, hold time.Duration) []string {
+	return []string{hook.NameVariable + "=" + p.Name, hook.HitVariable + "=" + strconv.Itoa(hit), hook.HoldVariable + "=" + hold.String()}
+}
+
+// Line is what a process says that dies there.
+func (p Point) Line() string { return hook.Line(p.Name) }
 
 const (
-	relayDir = "cmd/outboxd/internal/relay/"
-	keeper   = "cdc/keeper.go"
+	sessionFile = "cmd/outboxd/internal/relay/session.go"
+	outcomeFile = "cmd/outboxd/internal/relay/outcome.go"
+	parkFile    = "cmd/outboxd/internal/relay/park.go"
+	keeperFile  = "cdc/keeper.go"
 )
 
-// All returns the points, in the order in which an event passes them.
-func All() []Point {
-	return []Point{
-		{Name: "received", When: "an event was read, and is not published", Often: true,
-			file: relayDir + "session.go", before: "	r, err := s.record(bad)\n"},
-		{Name: "published", When: "the publisher has an event, no ack has come", Often: true,
-			file: relayDir + "session.go", before: "	return nil\n}\n\n// waits notes an event that no publisher took"},
-		{Name: "acked", When: "the broker has an event, the queue does not know", Often: true,
-			file: relayDir + "outcome.go", before: "		s.relay.Source.Ack(it.delivery.Token)\n"},
-		{Name: "unwitnessed", When: "events are acked, the witness is not written",
-			file: keeper, before: "	if err := updateWitness(ctx, k.conn, &k.s.r.cfg, &w); err != nil {\n"},
-		{Name: "witnessed", When: "the witness is written, its position is not confirmed",
-			file: keeper, before: "	if w.floor == k.floor.xmin {\n"},
-		{Name: "refused", When: "the broker refused an event, and it is not parked",
-			file: relayDir + "park.go", before: "	if err := p.lot.Park(p.ctx, events); err != nil {\n"},
-		{Name: "parked", When: "an event is parked, and not acked",
-			file: relayDir + "park.go", before: "	poke(p.room)\n"},
-		{Name: "released", When: "parked events are published, their rows are there",
-			file: relayDir + "release.go", before: "	change, err := p.lot.Settle(p.ctx, published, refused)\n"},
-		{Name: "settled", When: "the rows of published events are gone, their keys still count as parked",
-			file: relayDir + "release.go", before: "	p.remove(change)\n"},
-		{Name: "draining", When: "a stop was asked for, events are on their way",
-			file: relayDir + "session.go", before: "	ctx, cancel := context.WithTimeout(ctx, cmp.Or(s.relay.DrainTimeout, DefaultDrainTimeout))\n"},
-		{Name: "drained", When: "everything is acked after a stop, the last witness is not written",
-			file: relayDir + "session.go", before: "	s.ended.Store(true)\n"},
-	}
-}
-
-// The variables that arm a program built with Overlay.
-const (
-	nameVariable = "CRASH_AT"
-	hitVariable  = "CRASH_HIT"
+// The points, in the order in which events come by.
+var (
+	Received = Point{Name: "received", When: "an event is received and not published",
+		file: sessionFile, before: "	if err := s.pub.Publish(ctx, r); err != nil {\n"}
+	Published = Point{Name: "published", When: "the broker has an event, and the queue does not know",
+		file: outcomeFile, before: "		s.relay.Source.Ack(it.delivery.Token)\n"}
+	Acked = Point{Name: "acked", When: "events are acked, and the witness is not written",
+		file: keeperFile, before: "	if err := updateWitness(ctx, k.conn, &k.s.r.cfg, &w); err != nil {\n"}
+	Witnessed = Point{Name: "witnessed", When: "the witness is committed, and its position not confirmed",
+		file: keeperFile, before: "	if w.floor == k.floor.xmin {\n"}
+	Refused = Point{Name: "refused", When: "the broker refused an event, and its parked row is not committed",
+		file: parkFile, before: "	if err := p.lot.Park(p.ctx, events); err != nil {\n"}
+	Parked = Point{Name: "parked", When: "the parked row is committed, and the event neither acked nor witnessed",
+		file: parkFile, before: "	poke(p.room)\n"}
+	Releasing = Point{Name: "releasing", When: "some of the parked events that are released are published, and their rows are there",
+		file: outcomeFile, before: "		it.batch.published(it.delivery.Position)\n"}
+	Draining = Point{Name: "draining", When: "a stop was asked for, and records are in flight",
+		file: sessionFile, before: "	// The drain goes on after a stop was asked for: that is what it is for.\n",
+		only: "ctx.Err() != nil && s.pages.events.Load() > 0"}
 )
 
-// Env arms the point: the process dies when it comes by for the hit-th time.
-func (p Point) Env(hit int) []string {
-	return []string{nameVariable + "=" + p.Name, hitVariable + "=" + strconv.Itoa(hit)}
+func all() []Point {
+	return []Point{Received, Published, Acked, Witnessed, Refused, Parked, Releasing, Draining}
 }
 
-// source is a file of every package that has a point.
-const source = `package %s
+// glue is a file of every package that has a point.
+const glue = `package %s
 
-import (
-	"os"
-	"strconv"
-	"sync/atomic"
-	"syscall"
-)
+import "github.com/outboxd/outboxd/internal/crashpoint/hook"
 
-var crashHits atomic.Int64
-
-func crashPoint(name string) {
-	if os.Getenv("` + nameVariable + `") != name {
-		return
-	}
-	if hit, _ := strconv.ParseInt(os.Getenv("` + hitVariable + `"), 10, 64); crashHits.Add(1) >= hit {
-		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
-		select {} // nothing more is done while the signal is on its way
-	}
-}
+func crashPoint(name string) { hook.Reached(name) }
 `
 
-// Overlay writes into dir what `go build -overlay` wants to put the points into
-// the source at root, and returns the name of the file to give it.
+// Overlay writes into dir what puts the points into the source at root, an
+// absolute name, and returns what -overlay of go build is to be. Its error names
+// a point whose place is not there any more, or is there twice.
 func Overlay(root, dir string) (string, error) {
-	changed := map[string]string{}
-	for _, p := range All() {
+	texts := map[string]string{}
+	for _, p := range all() {
 		path := filepath.Join(root, filepath.FromSlash(p.file))
-		if changed[path] == "" {
-			text, err := os.ReadFile(path)
+		text, seen := texts[path]
+		if !seen {
+			source, err := os.ReadFile(path)
 			if err != nil {
 				return "", err
 			}
-			changed[path] = string(text)
-			pkg := filepath.Base(filepath.Dir(path))
-			changed[filepath.Join(filepath.Dir(path), "crashpoint.go")] = fmt.Sprintf(source, pkg)
+			text = string(source)
+			pkg := filepath.Dir(path)
+			texts[filepath.Join(pkg, "crashpoint.go")] = fmt.Sprintf(glue, filepath.Base(pkg))
 		}
-		if n := strings.Count(changed[path], "\n"+p.before); n != 1 {
-			return "", fmt.Errorf("crash point %s: %s has %d places of that text, want one:\n%s", p.Name, p.file, n, p.before)
-		}
-		changed[path] = strings.Replace(changed[path], "\n"+p.before, fmt.Sprintf("\n\tcrashPoint(%q)\n%s", p.Name, p.before), 1)
-	}
-	replace := map[string]string{}
-	for path, text := range changed {
-		file := filepath.Join(dir, fmt.Sprintf("%d.go", len(replace)))
-		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		var err error
+		if texts[path], err = p.insert(text); err != nil {
 			return "", err
 		}
-		replace[path] = file
 	}
-	overlay, err := json.Marshal(map[string]map[string]string{"Replace": replace})
-	if err != nil {
-		return "", err
+	return overlay.Write(dir, texts)
+}
+
+// insert puts the point into the text of its file.
+func (p Point) insert(text string) (string, error) {
+	at, places := overlay.Find(text, p.before)
+	if places != 1 {
+		return "", fmt.Errorf("crash point %s: %d places of %s have this text, want one:\n%s", p.Name, places, p.file, p.before)
 	}
-	file := filepath.Join(dir, "overlay.json")
-	return file, os.WriteFile(file, overlay, 0o600)
+	call := fmt.Sprintf("crashPoint(%q)", p.Name)
+	if p.only != "" {
+		call = fmt.Sprintf("if %s {\n%s\n}", p.only, call)
+	}
+	return text[:at] + call + "\n" + text[at:], nil
 }
