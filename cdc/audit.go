@@ -5,10 +5,10 @@ import (
 	"fmt"
 )
 
-// deed is what an operator did to a pipeline, for outboxd.audit. Time and name
+// deed is what an operator did to a pipeline, or had done, for outboxd.audit. Time and name
 // are the server's to give.
 type deed struct {
-	action   string // "adopt", "replay", "skip"
+	action   string // "adopt", "replay", "skip", "drop-slot"
 	from, to string // positions, LSNs or xids
 	reason   string
 }

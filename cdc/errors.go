@@ -19,6 +19,7 @@ const (
 	CodeSlotActive     Code = "slot_active"          // another relay holds the slot: stand by
 	CodeLostLead       Code = "lost_lead"            // another relay took over while this one was stalled
 	CodeWitness        Code = "witness_unwritable"   // the witness could not be written for longer than wal_sender_timeout
+	CodeRetainedWAL    Code = "retained_wal"         // the slot keeps more than MaxRetainedWAL: it is let go of, to be dropped
 
 	// To be retried while running, fatal at start.
 	CodeAuth Code = "authentication"
@@ -38,6 +39,7 @@ const (
 	CodeColumns         Code = "missing_columns" // the table, as it is published, lacks what CheckColumns wants
 	CodePublicationGap  Code = "publication_gap" // the publication does not, or for a while did not, cover the table
 	CodeSlotLost        Code = "slot_lost"       // the server removed WAL that the slot needs
+	CodeSlotDropped     Code = "slot_dropped"    // by us: it kept more than MaxRetainedWAL
 	CodeSlotForeign     Code = "slot_foreign"    // recreated, or advanced by someone else
 	CodeSystemChanged   Code = "system_changed"  // another system identifier
 	CodeRestored        Code = "witness_changed" // the witness is not what this process wrote

@@ -107,7 +107,7 @@ func (k *keeper) tick(ctx context.Context) *Error {
 		}
 		trouble = asError(err)
 		switch trouble.Code {
-		case CodeLostLead, CodePublication, CodePublicationGap, CodeColumns, CodePrivilege, CodeServerStopping:
+		case CodeLostLead, CodePublication, CodePublicationGap, CodeColumns, CodePrivilege, CodeServerStopping, CodeRetainedWAL:
 			return trouble
 		}
 		if k.conn.IsClosed() {
@@ -263,17 +263,14 @@ func (k *keeper) inspect(ctx context.Context) error {
 		return nil
 	}
 	k.inspectedAt = time.Now()
-	var st SlotStats
-	err := k.conn.QueryRow(ctx, `SELECT coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), s.restart_lsn), 0)::bigint,
-		coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), s.confirmed_flush_lsn), 0)::bigint,
-		coalesce(s.safe_wal_size, -1), coalesce(s.wal_status, ''), coalesce(t.spill_txns, 0), coalesce(t.spill_bytes, 0)
-		FROM pg_replication_slots s LEFT JOIN pg_stat_replication_slots t ON t.slot_name = s.slot_name
-		WHERE s.slot_name = $1`, k.s.r.cfg.Slot).Scan(&st.RetainedBytes, &st.UnconfirmedBytes, &st.SafeBytes, &st.WALStatus, &st.SpillTxns, &st.SpillBytes)
+	st, err := readSlotStats(ctx, k.conn, &k.s.r.cfg)
 	if err != nil {
-		return queryError("read the slot's figures", err)
+		return err
 	}
-	st.At = time.Now()
 	k.s.r.record(func(s *Stats) { s.Slot = st })
+	if err := k.s.r.heed(st); err != nil {
+		return err
+	}
 	acked := k.s.r.queue.progress().confirm // before the look, not after
 	pub, err := inspectPublication(ctx, k.conn, k.s.version, &k.s.r.cfg)
 	if err != nil {

@@ -37,6 +37,13 @@ type Config struct {
 	// ConfigHash is compared with the leader's while this reader stands by.
 	ConfigHash string
 	Logger     *slog.Logger // nil: discards
+	// MaxRetainedWAL is how many bytes of WAL the slot may keep. Beyond it the
+	// log says so and Stats tells. 0: any.
+	MaxRetainedWAL int64
+	// DropSlot: beyond MaxRetainedWAL end the session and drop the slot, with a
+	// row in outboxd.audit. Open then fails with CodeSlotDropped. What was not
+	// published is a gap.
+	DropSlot bool
 }
 
 // quotedTable is Table for use in SQL.
@@ -56,6 +63,9 @@ type Reader struct {
 	queue *queue
 	// last is the witness as this process wrote it last, nil before that.
 	last *witness
+	// beyond: the slot kept more WAL than it may when it was last measured, and
+	// the log knows. The keeper's.
+	beyond bool
 
 	mu    sync.Mutex
 	stats Stats
@@ -127,12 +137,17 @@ type Stats struct {
 type SlotStats struct {
 	At               time.Time // when it was read; zero: never
 	RetainedBytes    int64     // current WAL position − restart_lsn
+	RetainedLimit    int64     // how many bytes that may be; 0: any
 	UnconfirmedBytes int64     // current WAL position − confirmed_flush_lsn
 	SafeBytes        int64     // safe_wal_size; -1: no limit
 	WALStatus        string
+	CatalogXminAge   int64 // age(catalog_xmin), in transactions: since then vacuum removes no dead catalog rows
 	SpillTxns        int64
 	SpillBytes       int64
 }
+
+// Beyond says whether the slot kept more WAL than it may.
+func (s SlotStats) Beyond() bool { return s.RetainedLimit > 0 && s.RetainedBytes > s.RetainedLimit }
 
 // Stats returns what the reader knows now. Safe for concurrent use.
 func (r *Reader) Stats() Stats {
@@ -235,7 +250,10 @@ func (r *Reader) look(ctx context.Context, sql *pgx.Conn, srv server, standsBy b
 			Detail: fmt.Sprintf("the relay that leads pipeline %s (%s) runs with another configuration", r.cfg.Pipeline, w.holder),
 			Fix:    "give both relays the same flags, or this one another --pipeline"}
 	}
-	return w, checkSlot(&r.cfg, st, w)
+	if err := checkSlot(&r.cfg, st, w); err != nil {
+		return nil, err
+	}
+	return w, dropBeyond(ctx, sql, &r.cfg, w)
 }
 
 // take starts replication and, once the slot is ours and nobody else can write

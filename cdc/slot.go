@@ -85,6 +85,26 @@ func readSlot(ctx context.Context, conn *pgx.Conn, version int, slot string) (*s
 	return &st, nil
 }
 
+// readSlotStats reads the slot's figures. The server's position comes from the
+// server, in the statement that reads the slot's: what the stream has told of
+// it may be old. A slot that was lost, or is not complete yet, has no
+// restart_lsn, and keeps nothing.
+func readSlotStats(ctx context.Context, conn *pgx.Conn, cfg *Config) (SlotStats, error) {
+	st := SlotStats{RetainedLimit: cfg.MaxRetainedWAL}
+	err := conn.QueryRow(ctx, `SELECT coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), s.restart_lsn), 0)::bigint,
+		coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), s.confirmed_flush_lsn), 0)::bigint,
+		coalesce(s.safe_wal_size, -1), coalesce(s.wal_status, ''), coalesce(age(s.catalog_xmin), 0),
+		coalesce(t.spill_txns, 0), coalesce(t.spill_bytes, 0)
+		FROM pg_replication_slots s LEFT JOIN pg_stat_replication_slots t ON t.slot_name = s.slot_name
+		WHERE s.slot_name = $1`, cfg.Slot).Scan(&st.RetainedBytes, &st.UnconfirmedBytes, &st.SafeBytes, &st.WALStatus, &st.CatalogXminAge,
+		&st.SpillTxns, &st.SpillBytes)
+	if err != nil {
+		return SlotStats{}, queryError("read the slot's figures", err)
+	}
+	st.At = time.Now()
+	return st, nil
+}
+
 // checkSlot names what is wrong with the slot st, given the pipeline's witness;
 // either may be missing (nil).
 func checkSlot(cfg *Config, st *slotState, w *witness) error {

@@ -12,13 +12,15 @@
 -- the cluster's.
 WITH threshold AS (
     SELECT interval '1 minute'           AS inactive_for, -- known from PostgreSQL 17 on; before, an inactive slot counts at once
-           10 * 1024 ^ 3                 AS retained      -- bytes of WAL; also reported: more than half of max_slot_wal_keep_size
+           10 * 1024 ^ 3                 AS retained,     -- bytes of WAL; also reported: more than half of max_slot_wal_keep_size
+           100000000                     AS xmin_age      -- transactions; autovacuum_freeze_max_age is 200 million by default
 ), slot AS (
     SELECT s.slot_name, s.database, s.active, s.wal_status, s.safe_wal_size,
            -- Columns that older servers lack are NULL there.
            to_jsonb(s) ->> 'invalidation_reason'             AS invalidation,
            (to_jsonb(s) ->> 'inactive_since')::timestamptz   AS inactive_since,
-           CASE WHEN NOT pg_is_in_recovery() THEN pg_wal_lsn_diff(pg_current_wal_lsn(), s.restart_lsn) END AS retained
+           CASE WHEN NOT pg_is_in_recovery() THEN pg_wal_lsn_diff(pg_current_wal_lsn(), s.restart_lsn) END AS retained,
+           age(s.catalog_xmin)                               AS xmin_age
     FROM pg_replication_slots s
     WHERE s.slot_type = 'logical' AND s.slot_name LIKE 'outboxd\_%' AND NOT pg_is_in_recovery()
 ), finding AS (
@@ -35,11 +37,14 @@ WITH threshold AS (
     SELECT 'warning', 'slot_retains_wal', slot.*
     FROM slot, threshold
     WHERE wal_status <> 'lost' AND (slot.retained > threshold.retained OR slot.retained > safe_wal_size)
+    UNION ALL
+    SELECT 'warning', 'slot_holds_back_vacuum', slot.* -- of the catalogs
+    FROM slot, threshold WHERE slot.xmin_age > threshold.xmin_age
 )
 SELECT severity, rule, slot_name, database,
        pg_size_pretty(retained)      AS retained_wal,
        pg_size_pretty(safe_wal_size) AS until_lost, -- NULL: max_slot_wal_keep_size is unlimited
-       wal_status, inactive_since
+       wal_status, inactive_since, xmin_age
 FROM finding
 ORDER BY severity, rule, slot_name;
 

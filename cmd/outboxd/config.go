@@ -91,7 +91,8 @@ type runOptions struct {
 	createTopics, allowUnkeyed, failFast bool
 	setup                                bool
 	maxParkedEvents                      int
-	maxParkedBytes                       bytesValue
+	maxParkedBytes, maxRetainedWAL       bytesValue
+	maxRetainedWALAction                 string
 	retention, drainTimeout              time.Duration
 	debezium                             record.Debezium
 }
@@ -101,6 +102,10 @@ const (
 	defaultMetrics  = "127.0.0.1:9924"
 	defaultPoison   = string(relay.ParkKey)
 	off             = "off"
+
+	// What to do beyond --max-retained-wal.
+	warn     = "warn"
+	dropSlot = "drop-slot"
 )
 
 // debeziumFlags are those of --format debezium.
@@ -138,6 +143,9 @@ func (o *runOptions) flags(f *pflag.FlagSet) {
 	o.maxParkedBytes = relay.DefaultMaxParkedBytes
 	f.Var(&o.maxParkedBytes, "max-parked-bytes", "how many bytes of events may be parked, as 256MiB or a number; then the pipeline waits")
 
+	f.Var(&o.maxRetainedWAL, "max-retained-wal", "how many bytes of WAL the slot may keep, as 10GiB or a number (default: any)")
+	f.StringVar(&o.maxRetainedWALAction, "max-retained-wal-action", warn, "beyond --max-retained-wal: warn goes on and says so, drop-slot drops the slot and stops; what was not published is then to be replayed")
+
 	f.DurationVar(&o.drainTimeout, "drain-timeout", relay.DefaultDrainTimeout, "how long a stop waits for the broker's acks")
 	f.BoolVar(&o.failFast, "fail-fast", false, "exit with the first fault (69 when a service is unreachable) instead of trying again")
 	o.processOptions.flags(f)
@@ -173,6 +181,10 @@ func (o *runOptions) validate() (*pipeline, error) {
 	check(oneOf("poison", o.poison, string(relay.ParkKey), string(relay.Park), string(relay.Stop)))
 	if o.maxParkedEvents <= 0 {
 		check(fmt.Errorf("--max-parked-events %d: want more than 0", o.maxParkedEvents))
+	}
+	check(oneOf("max-retained-wal-action", o.maxRetainedWALAction, warn, dropSlot))
+	if o.maxRetainedWALAction != warn && o.maxRetainedWAL == 0 {
+		check(fmt.Errorf("--max-retained-wal-action %s needs --max-retained-wal", o.maxRetainedWALAction))
 	}
 	if o.format != string(record.DebeziumRouter) {
 		for _, flag := range debeziumFlags {

@@ -29,6 +29,8 @@ func TestConfigurationErrors(t *testing.T) {
 		{"ordering", "--broker amqp://h --ordering loose", []string{"loose"}},
 		{"poison", "--broker kafka://h --poison drop", []string{`--poison "drop": want park-key or park or stop`}},
 		{"no room", "--broker kafka://h --max-parked-events 0", []string{"--max-parked-events 0"}},
+		{"no limit to drop at", "--broker kafka://h --max-retained-wal-action drop-slot", []string{"--max-retained-wal-action drop-slot needs --max-retained-wal"}},
+		{"action", "--broker kafka://h --max-retained-wal 1GiB --max-retained-wal-action drop", []string{`--max-retained-wal-action "drop": want warn or drop-slot`}},
 		{"flags of another broker", "--broker amqp://h --create-topics --topic x", []string{"--create-topics is not for a RabbitMQ broker", "--topic is not for a RabbitMQ broker"}},
 		{"partitions of nothing", "--broker kafka://h --topic-partitions 3", []string{"need --create-topics"}},
 		{"columns", "--broker kafka://h --columns identity=x", []string{`no field "identity"`}},
@@ -75,7 +77,7 @@ func TestConfigHash(t *testing.T) {
 	want := hash(base)
 	for _, same := range []string{
 		"--broker kafka://user:other@h2:9092,h1:9092?sasl=plain",
-		base + "--metrics off --log-level debug --fail-fast --drain-timeout 1s --retention 1h",
+		base + "--metrics off --log-level debug --fail-fast --drain-timeout 1s --retention 1h --max-retained-wal 1GiB --max-retained-wal-action drop-slot",
 		base + "--pipeline shop_outbox --slot outboxd_shop_outbox",
 	} {
 		if hash(same) != want {

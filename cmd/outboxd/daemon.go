@@ -26,6 +26,7 @@ type daemon struct {
 	name      string
 	log       *slog.Logger
 	metrics   *metrics.Metrics
+	backlog   backlog // of the rotation
 
 	mu    sync.Mutex
 	relay *relay.Relay    // nil until the pipeline's names are known
@@ -119,6 +120,7 @@ func (d *daemon) newRelay() (*relay.Relay, error) {
 	reader, err := cdc.NewReader(cdc.Config{
 		Database: d.options.database, Pipeline: d.Pipeline, Slot: d.Slot, Publication: d.Publication,
 		Table: d.Table(), ConfigHash: d.configHash(), Logger: d.log,
+		MaxRetainedWAL: int64(d.options.maxRetainedWAL), DropSlot: d.options.maxRetainedWALAction == dropSlot,
 		CheckColumns: func(published []string) error { return relay.Columns(d.columns).Check(d.Table(), published) },
 	})
 	if err != nil {
@@ -198,6 +200,7 @@ func (d *daemon) snapshot() metrics.Snapshot {
 	s := metrics.Snapshot{Stopped: stopped != nil}
 	if r != nil {
 		s = r.Snapshot()
+		s.RetentionBacklog = d.backlog.age(time.Now())
 	}
 	s.Broker = d.broker.stats()
 	s.SkippedHeaders = d.format.SkippedHeaders()

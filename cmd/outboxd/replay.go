@@ -33,7 +33,7 @@ type replayOptions struct {
 
 // notOfReplay are flags of run that mean nothing to replay. It takes them all the
 // same, so that it can be given what run is given.
-var notOfReplay = []string{"setup", "retention", "metrics", "poison", "max-parked-events", "max-parked-bytes"}
+var notOfReplay = []string{"setup", "retention", "metrics", "poison", "max-parked-events", "max-parked-bytes", "max-retained-wal", "max-retained-wal-action"}
 
 func (o *replayOptions) flags(f *pflag.FlagSet) {
 	f.BoolVar(&o.gap, "gap", false, "the rows of the gap that outboxd adopt noted; the relay must be stopped")

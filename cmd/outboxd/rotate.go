@@ -31,7 +31,8 @@ type rotation struct {
 
 // rotate empties expired partitions of the event table once a minute, while
 // this relay leads, on a connection that lives for that moment. What fails is
-// logged when it changes and tried again, and never stops the relay. The one
+// logged when it changes and tried again, and never stops the relay; what gets
+// nowhere for long is logged at a growing pace. The one
 // exception is found the first time: a retention that the table cannot hold.
 func (d *daemon) rotate(ctx context.Context, working *relay.Relay) error {
 	r := &rotation{daemon: d, relay: working, rotator: retention.NewRotator(d.Table()), checked: d.options.retention == 0}
@@ -39,15 +40,19 @@ func (d *daemon) rotate(ctx context.Context, working *relay.Relay) error {
 	defer ticker.Stop()
 	var due time.Time
 	for {
-		if now := time.Now(); now.After(due) && r.relay.Status().Phase == relay.Streaming {
+		phase := r.relay.Status().Phase
+		if phase == relay.StandingBy {
+			r.backlog.forget()
+		}
+		if now := time.Now(); now.After(due) && phase == relay.Streaming {
 			due = now.Add(rotateInterval)
-			err := r.step(ctx)
+			result, err := r.step(ctx)
 			var refused *cdc.Error
 			if !r.checked && errors.As(err, &refused) && refused.Code == cdc.CodeConfig {
 				return err
 			}
 			if ctx.Err() == nil {
-				r.tell(err)
+				r.tell(result, err)
 			}
 		}
 		select {
@@ -58,37 +63,49 @@ func (d *daemon) rotate(ctx context.Context, working *relay.Relay) error {
 	}
 }
 
-func (r *rotation) step(ctx context.Context) error {
+func (r *rotation) step(ctx context.Context) (result retention.Result, err error) {
 	ctx, cancel := context.WithTimeout(ctx, rotateTimeout)
 	defer cancel()
 	conn, err := cdc.Connect(ctx, r.options.database, "outboxd "+r.Pipeline+" retention")
 	if err != nil {
-		return err
+		return result, err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
 	if !r.checked {
 		if err := retention.Check(ctx, conn, r.Table(), r.options.retention); err != nil {
-			return err
+			return result, err
 		}
 		r.checked = true
 	}
-	result, err := r.rotator.Rotate(ctx, conn)
-	if err == nil && result.Outcome == retention.Truncated {
-		r.log.Info("emptied an expired partition", "partition", result.Partition, "rows", result.Rows)
-	}
-	return err
+	return r.rotator.Rotate(ctx, conn)
 }
 
-// tell counts a step, and logs its error when it is another than the last.
-func (r *rotation) tell(err error) {
-	if err == nil {
-		r.failed = ""
-		r.metrics.Rotation("ok")
+// tell counts a step and logs what there is to know: an error when it is
+// another than the last.
+func (r *rotation) tell(result retention.Result, err error) {
+	if err != nil {
+		r.metrics.Rotation("error")
+		if err.Error() != r.failed {
+			r.failed = err.Error()
+			r.log.Warn("retention could not be looked after", "error", r.failed)
+		}
 		return
 	}
-	r.metrics.Rotation("error")
-	if err.Error() != r.failed {
-		r.failed = err.Error()
-		r.log.Warn("retention could not be looked after", "error", r.failed)
+	r.failed = ""
+	r.metrics.Rotation(resultOf(result.Outcome))
+	if result.Outcome == retention.Truncated {
+		r.log.Info("emptied an expired partition", "partition", result.Partition, "rows", result.Rows)
 	}
+	if waits, tell := r.backlog.note(time.Now(), result.Outcome); tell {
+		r.log.Warn("an expired partition cannot be emptied, and the table grows", "partition", result.Partition,
+			"waits", waits.Round(time.Minute), "why", obstacle(result.Outcome))
+	}
+}
+
+// resultOf is an outcome as the metric has it.
+func resultOf(outcome retention.Outcome) string {
+	if outcome == retention.Behind || outcome == retention.Busy {
+		return string(outcome)
+	}
+	return "ok"
 }

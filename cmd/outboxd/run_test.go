@@ -147,6 +147,20 @@ func TestRun(t *testing.T) {
 	}
 }
 
+// A partition that is full and due shows at once.
+func TestRunTellsRetentionBacklog(t *testing.T) {
+	db := database(t, "--retention", "1h")
+	execSQL(t, db, `INSERT INTO outbox (id, aggregatetype, aggregateid, type, bucket) SELECT gen_random_uuid(), 'order', 'one', 'placed', b FROM generate_series(0, 7) b`)
+	r := run(t, db, filepath.Join(t.TempDir(), "out"))
+	eventually(t, "a backlog", func() bool {
+		_, body := r.get("/metrics")
+		return regexp.MustCompile(`outboxd_retention_backlog_seconds{pipeline="\w+"} (0\.\d*[1-9]|[1-9])`).MatchString(body)
+	})
+	if code := r.finish(); code != 0 {
+		t.Errorf("exit code %d after a stop", code)
+	}
+}
+
 // TestRunNotSetUp: the fix is the whole command.
 func TestRunNotSetUp(t *testing.T) {
 	db := database(t)

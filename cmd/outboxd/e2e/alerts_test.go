@@ -27,6 +27,9 @@ func TestAlerts(t *testing.T) {
 			if got := s.alerts(t, asItIs); len(got) != 0 {
 				t.Errorf("a relay runs, and the alerts are %q", got)
 			}
+			if got := s.alerts(t, narrow); !slices.Equal(got, []string{"slot_holds_back_vacuum"}) {
+				t.Errorf("the age of a transaction is too much, and the alerts are %q", got)
+			}
 			if code := r.term(); code != 0 {
 				t.Fatalf("exit code %d", code)
 			}
@@ -43,8 +46,9 @@ func TestAlerts(t *testing.T) {
 }
 
 // asItIs is the script with its own thresholds, impatient one that need not be
-// waited for.
+// waited for, narrow one that allows the slot to keep nothing from vacuum.
 var (
+	narrow    = strings.NewReplacer("100000000 ", "-1 ")
 	asItIs    = strings.NewReplacer()
 	impatient = strings.NewReplacer("interval '1 minute'", "interval '0'", "16 * 1024 ^ 2 ", "0 ")
 )

@@ -49,6 +49,19 @@ func TestGapsAreMended(t *testing.T) {
 				s.t.Errorf("exit code %d", code)
 			}
 		}},
+		{"dropped for what it keeps", "16", "slot_missing", func(s *site, r *relay) {
+			r.stopped()
+			// A relay whose broker is away, while the server goes on.
+			away := s.run("--broker", "kafka://127.0.0.1:1", "--max-retained-wal", "8MiB", "--max-retained-wal-action", "drop-slot")
+			s.exec("SELECT pg_logical_emit_message(false, 'nobody', repeat('0123456789abcdef', 1000000))")
+			if code := away.wait(time.Minute); code != 78 {
+				s.t.Errorf("exit code %d", code)
+			}
+			contains(s.t, away.logged(), "slot_dropped", "more than the 8388608", "outboxd adopt --pipeline "+s.pipeline, "outboxd replay --pipeline "+s.pipeline)
+			if got := s.audit(); !strings.Contains(got, "drop-slot relay_"+s.pipeline) {
+				s.t.Errorf("audited: %s", got)
+			}
+		}},
 		{"recreated", "17", "slot_foreign", func(s *site, r *relay) {
 			r.stopped()
 			s.exec("SELECT pg_drop_replication_slot('" + s.slot() + "')")

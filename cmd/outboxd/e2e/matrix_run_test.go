@@ -244,6 +244,10 @@ func (f *faultRun) conclude(written []checker.Written) *checker.Verdict {
 	for _, r := range f.relays {
 		f.stopRelay(r)
 	}
+	// Whatever happens to these events, nothing is wrong with any of them.
+	if parked := f.site.value("SELECT coalesce(string_agg(DISTINCT reason || ': ' || detail, ', '), '') FROM outboxd.parked"); parked != "" {
+		f.t.Errorf("the fault parked events: %s", parked)
+	}
 	ctx, cancel := context.WithTimeout(f.t.Context(), settled)
 	defer cancel()
 	return checker.Judge(written, f.end.read(ctx, func(int) bool { return false }), f.end.sampled()...)

@@ -43,7 +43,8 @@ type Readiness struct {
 	Ready    bool   `json:"ready"`
 	// State is one word: "streaming", "standby", "held", "stopped", …
 	State string `json:"state"`
-	// Reason says why it is not ready, for people. It holds no secret.
+	// Reason says why it is not ready, or what is to be seen to although it is,
+	// for people. It holds no secret.
 	Reason string `json:"reason,omitempty"`
 	// Target is what an event waits for, if it is that.
 	Target string `json:"target,omitempty"`

@@ -113,7 +113,7 @@ func (r *Registry) Pipeline(name string) *Metrics {
 		}, []string{"kind"}),
 		rotations: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "outboxd_retention_runs_total",
-			Help: "Attempts to empty expired buckets of the event table, by result.",
+			Help: "Attempts to empty expired partitions of the event table, by result: ok, error, behind (not all is published, or a gap is to be replayed), busy (somebody uses the partition).",
 		}, []string{"result"}),
 		parked: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "outboxd_events_parked_total",
@@ -170,7 +170,7 @@ func (m *Metrics) Session(reason string) { m.sessions.WithLabelValues(reason).In
 // Violation counts a broken invariant.
 func (m *Metrics) Violation(kind string) { m.violations.WithLabelValues(kind).Inc() }
 
-// Rotation counts one run of the retention: "ok" or "error".
+// Rotation counts one run of the retention: "ok", "error", "behind" or "busy".
 func (m *Metrics) Rotation(result string) { m.rotations.WithLabelValues(result).Inc() }
 
 // Parked counts one parked event.

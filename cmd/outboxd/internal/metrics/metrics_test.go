@@ -53,11 +53,11 @@ func TestExposition(t *testing.T) {
 			Leader: true, Streaming: true,
 			HeldReason: "missing_topic", HeldTarget: "outbox.event.order",
 			Slot: cdc.SlotStats{
-				At: time.Unix(1, 0), RetainedBytes: 1 << 24, UnconfirmedBytes: 1 << 20, SafeBytes: 1 << 30,
-				WALStatus: "extended", SpillTxns: 2, SpillBytes: 1 << 26,
+				At: time.Unix(1, 0), RetainedBytes: 1 << 24, RetainedLimit: 1 << 31, UnconfirmedBytes: 1 << 20, SafeBytes: 1 << 30,
+				WALStatus: "extended", CatalogXminAge: 900, SpillTxns: 2, SpillBytes: 1 << 26,
 			},
 			Broker:         metrics.Broker{Discarded: 3, HotKeyWaits: 6, Blocked: true, GrownTopics: 4},
-			SkippedHeaders: 5,
+			SkippedHeaders: 5, RetentionBacklog: 90 * time.Second,
 		}
 	})
 	got := expose(t, r)
@@ -94,6 +94,9 @@ func TestAbsent(t *testing.T) {
 	got = expose(t, r)
 	if strings.Contains(got, "outboxd_slot_safe_wal_bytes") {
 		t.Error("slot_safe_wal_bytes is exposed although the server sets no limit")
+	}
+	if strings.Contains(got, "outboxd_slot_retained_wal_limit_bytes") {
+		t.Error("slot_retained_wal_limit_bytes is exposed although there is none")
 	}
 	if !strings.Contains(got, `outboxd_slot_wal_status{pipeline="shop",status="reserved"} 1`) {
 		t.Errorf("wal_status is missing:\n%s", got)

@@ -31,6 +31,9 @@ type Snapshot struct {
 	Slot cdc.SlotStats
 	// Broker is what the backend counts.
 	Broker Broker
+	// RetentionBacklog is for how long there has been an expired partition that
+	// is not empty; 0: there is none, or another process looks after it.
+	RetentionBacklog time.Duration
 	// SkippedHeaders counts headers of events that were left out because the
 	// record's own headers have their names.
 	SkippedHeaders uint64
@@ -77,13 +80,16 @@ var (
 	descParkedBytes = desc("parked_bytes", "Bytes of the parked events.")
 	descParkedKeys  = desc("parked_keys", "Keys that have a parked event: their later events are parked behind it.")
 	descRetained    = desc("slot_retained_wal_bytes", "WAL that the server keeps for the slot: current position - restart_lsn.")
+	descLimit       = desc("slot_retained_wal_limit_bytes", "--max-retained-wal; absent without it.")
 	descUnconfirmed = desc("slot_unconfirmed_wal_bytes", "WAL not confirmed yet: current position - confirmed_flush_lsn.")
 	descSafe        = desc("slot_safe_wal_bytes", "WAL that may still be written before the slot is lost (safe_wal_size); absent when the server sets no limit.")
+	descXmin        = desc("slot_catalog_xmin_age", "Transactions since the oldest one for which the slot keeps dead rows of the catalogs: age(catalog_xmin).")
 	descStatus      = desc("slot_wal_status", "1 for the current wal_status of the slot.", "status")
 	descDiscarded   = desc("events_discarded_total", "Events that no queue was bound for and that were discarded, as --unroutable discard asks.")
 	descHotKey      = desc("hot_key_waits_total", "Times that an event waited for the ack of an earlier one of its key while the broker had room: one key caps the rate.")
 	descBlocked     = desc("broker_blocked", "1 while the broker blocks the connection (memory or disk alarm).")
 	descGrown       = desc("topics_grown", "Topics that have more partitions than when this session first used them: keys move with the next session.")
+	descBacklog     = desc("retention_backlog_seconds", "For how long there has been an expired partition of the event table that could not be emptied; some minutes are usual, 0 is none.")
 	descSkipped     = desc("headers_skipped_total", "Headers of events that were left out because the record's own headers have their names.")
 	descSpillTxns   = desc("slot_spill_transactions_total", "Transactions that decoding spilled to the server's disk.")
 	descSpillBytes  = desc("slot_spill_bytes_total", "Bytes that decoding spilled to the server's disk.")
@@ -106,6 +112,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	gauge(descParked, float64(s.ParkedEvents))
 	gauge(descParkedBytes, float64(s.ParkedBytes))
 	gauge(descParkedKeys, float64(s.ParkedKeys))
+	gauge(descBacklog, max(s.RetentionBacklog, 0).Seconds())
 	gauge(descLeader, flag(s.Leader))
 	gauge(descStreaming, flag(s.Streaming))
 	gauge(descBlocked, flag(s.Broker.Blocked))
@@ -120,10 +127,14 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		return
 	}
 	gauge(descRetained, float64(s.Slot.RetainedBytes))
+	if s.Slot.RetainedLimit > 0 {
+		gauge(descLimit, float64(s.Slot.RetainedLimit))
+	}
 	gauge(descUnconfirmed, float64(s.Slot.UnconfirmedBytes))
 	if s.Slot.SafeBytes >= 0 {
 		gauge(descSafe, float64(s.Slot.SafeBytes))
 	}
+	gauge(descXmin, float64(s.Slot.CatalogXminAge))
 	for _, status := range walStatuses {
 		gauge(descStatus, flag(status == s.Slot.WALStatus), status)
 	}

@@ -19,11 +19,13 @@
 //   - A row is discarded only once the witness is past it: before that the server
 //     may send the event again, after a crash, and nothing but the row would say
 //     that it was dealt with. It is released only once the witness or, if nothing
-//     but its place is wrong with it, the session is past it: before that nobody knows that what is before it in the WAL has
-//     been handed over (TestMarksWaitForTheWitness).
-//   - Of a domain, a row is released only when no earlier one of it stays
-//     (TestRetriesInOrder).
+//     but its place is wrong with it, the session is past it: before that nobody
+//     knows that what is before it in the WAL has been handed over
+//     (TestMarksWaitForTheWitness).
+//   - Of a domain, a row is released only when no earlier one of it stays, or
+//     must still wait for the witness (TestRetriesInOrder, TestMarksWaitForOneBefore).
 //   - What is parked only behind a released event is released too, also what
 //     comes while that goes on: the key of a busy writer is handed back
 //     (TestInherit).
+//   - Of what was discarded the last 100,000 rows stay (TestDiscardsAreForgotten).
 package parked

@@ -23,6 +23,9 @@ const (
 	maxRetryBytes  = 4 << 20
 	maxDiscards    = 1000
 	maxDetailBytes = 1000
+
+	// keptDiscards is how many discarded rows of a pipeline stay for the record.
+	keptDiscards = 100_000
 )
 
 // Store says whose lots to open.

@@ -52,6 +52,9 @@ func (l *Lot) marked(ctx context.Context, passed cdc.Position) (m Marks, err err
 		WHERE p.pipeline = $1 AND p.state = 'discard' AND p.position IN (
 			SELECT position FROM outboxd.parked, leader WHERE pipeline = $1 AND state = 'discard' AND position < leader.published
 			ORDER BY position LIMIT $3)`, maxDiscards)
+	if err == nil && m.Discarded.Events > 0 {
+		err = l.forget(ctx)
+	}
 	if err != nil {
 		return m, err
 	}
@@ -61,7 +64,7 @@ func (l *Lot) marked(ctx context.Context, passed cdc.Position) (m Marks, err err
 			SELECT position, sum(size) OVER (ORDER BY position) - size AS before FROM outboxd.parked p JOIN outboxd.witness w USING (pipeline)
 			WHERE p.pipeline = $1 AND p.state = 'retry' AND (p.position < `+published+` OR p.behind AND p.position <= $4) AND NOT EXISTS (
 				SELECT FROM outboxd.parked e WHERE e.pipeline = p.pipeline AND e.domain = p.domain AND e.position < p.position
-				AND (e.state IN ('parked', 'discard') OR e.state = 'retry' AND NOT e.behind AND e.position >= `+published+`))
+				AND (e.state IN ('parked', 'discard') OR NOT e.behind AND e.position >= `+published+`))
 			ORDER BY position LIMIT $2) head USING (position)
 		WHERE pipeline = $1 AND before < $3 ORDER BY position`, l.pipeline, maxRetries, maxRetryBytes, passed.String())
 	if err != nil {
@@ -70,6 +73,16 @@ func (l *Lot) marked(ctx context.Context, passed cdc.Position) (m Marks, err err
 	m.Retries, err = pgx.CollectRows(rows, scanEvent)
 	m.More = m.Discarded.Events == maxDiscards || len(m.Retries) > 0
 	return m, err
+}
+
+// forget deletes the discarded rows that were marked first, when there are more
+// than are kept.
+func (l *Lot) forget(ctx context.Context) error {
+	_, err := l.conn.Exec(ctx, `WITH `+fence+`
+		DELETE FROM outboxd.parked p USING leader WHERE p.pipeline = $1 AND p.state = 'discarded' AND p.position IN (
+			SELECT position FROM outboxd.parked WHERE pipeline = $1 AND state = 'discarded' ORDER BY marked_at DESC, position DESC OFFSET $3)`,
+		l.pipeline, l.holder, keptDiscards)
+	return err
 }
 
 func scanEvent(row pgx.CollectableRow) (Event, error) {

@@ -297,20 +297,18 @@ func TestMarksWaitForTheWitness(t *testing.T) {
 	expect(t, "marks after", [2]int{m.Discarded.Events, len(m.Retries)}, [2]int{0, 2})
 }
 
-// TestBehindWaitsForRefused: a crash may leave rows that the next session passes
-// before the witness does. What is behind waits for the event before it also
-// when that is held back by the witness alone.
-func TestBehindWaitsForRefused(t *testing.T) {
+// TestMarksWaitForOneBefore: what is only behind may go before the witness is
+// past it, but not before an event of its domain that must wait for that.
+func TestMarksWaitForOneBefore(t *testing.T) {
 	y := newYard(t)
 	lot, _ := y.open()
 	park(t, lot, event(at(0x1000, 0), "a", "too_large"), event(at(0x1000, 1), "a", parked.Behind), event(at(0x1000, 2), "b", parked.Behind))
 	y.exec("UPDATE outboxd.parked SET state = 'retry'")
-	passed := at(0x1000, 2)
-	m, err := lot.Marked(t.Context(), passed)
-	expect(t, "marks that the session is past", []any{positions(m.Retries), err}, []any{[]cdc.Position{at(0x1000, 2)}, nil})
-	y.exec("UPDATE outboxd.witness SET acked_commit = '0/1000', acked_events = 1")
-	m, err = lot.Marked(t.Context(), passed)
-	expect(t, "marks when the witness is past the first", []any{len(m.Retries), err}, []any{3, nil})
+	m, err := lot.Marked(t.Context(), at(0x1000, 2))
+	expect(t, "marks before", [2]any{positions(m.Retries), err}, [2]any{[]cdc.Position{at(0x1000, 2)}, nil})
+	y.publishedTo(0x1001)
+	m, err = lot.Marked(t.Context(), at(0x1000, 2))
+	expect(t, "marks after", [2]any{len(m.Retries), err}, [2]any{3, nil})
 }
 
 // TestRetriesInOrder: nothing overtakes an earlier event of its domain that
@@ -399,6 +397,24 @@ func TestDiscard(t *testing.T) {
 	}
 	_, contents := y.open()
 	expect(t, "contents", [3]int{contents.Events, len(contents.Domains), len(contents.Repeated)}, [3]int{})
+}
+
+// TestDiscardsAreForgotten: the record of what was discarded is bounded, and
+// keeps what was marked last.
+func TestDiscardsAreForgotten(t *testing.T) {
+	y := newYard(t)
+	lot, _ := y.open()
+	y.exec(`INSERT INTO outboxd.parked (pipeline, position, payload_kind, commit_time, size, reason, state, marked_at)
+		SELECT p, 'old ' || n, 'json', now(), 1, 'too_large', 'discarded', now() - n * interval '1 s' FROM generate_series(1, 100000) n, unnest('{p,other}'::text[]) p`)
+	park(t, lot, event(at(0x10, 0), "a", "too_large"), event(at(0x10, 1), "b", "too_large"))
+	if _, err := y.desk().Mark(t.Context(), parked.Selection{All: true}, parked.Discard, "enough"); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, "discarded", marked(t, lot).Discarded.Events, 2)
+	var rows, other, oldest int
+	err := y.QueryRow(t.Context(), `SELECT count(*) FILTER (WHERE pipeline = 'p'), count(*) FILTER (WHERE pipeline = 'other'),
+		max(substr(position, 5)::int) FILTER (WHERE pipeline = 'p' AND position LIKE 'old %') FROM outboxd.parked`).Scan(&rows, &other, &oldest)
+	expect(t, "kept", []any{rows, other, oldest, err}, []any{100_000, 100_000, 99_998, nil})
 }
 
 // TestPositionTaken: a row that is not the event is no reason to ack it.

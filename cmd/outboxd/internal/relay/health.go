@@ -58,10 +58,15 @@ func (r *Relay) Live() error {
 	return nil
 }
 
-// Status is what /readyz tells.
+// Status is what /readyz tells. A slot that keeps more WAL than it may is told
+// of where nothing worse is; events flow all the same.
 func (r *Relay) Status() Status {
 	r.init()
-	return r.state.status()
+	status := r.state.status()
+	if stats := r.Source.Stats(); status.Reason == "" && stats.Streaming && stats.Slot.Beyond() {
+		status.Reason = fmt.Sprintf("the slot keeps %d bytes of WAL, and may keep %d", stats.Slot.RetainedBytes, stats.Slot.RetainedLimit)
+	}
+	return status
 }
 
 // Snapshot is what /metrics reads at each scrape.

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/outboxd/outboxd/cdc"
 	"github.com/outboxd/outboxd/cmd/outboxd/internal/parked"
@@ -14,14 +15,17 @@ import (
 )
 
 // yard is the table of parked events in memory, with the rules of a parked.Lot.
-// What is marked is worked off once the slot is past it.
+// What is marked is worked off once the witness is past it.
 type yard struct {
 	slot *script
 	// opened and write answer each Open and each Park. Nil: no error.
 	opened, write func() error
-	batch         int // how many rows are released at once
+	batch         int           // how many rows are released at once
+	lag           time.Duration // how long the witness may be behind the slot
 
 	mu      sync.Mutex
+	witness cdc.LSN
+	written time.Time           // when the witness was
 	rows    map[string]*yardRow // by position
 	history []string            // what was parked and released or discarded, in order
 }
@@ -112,9 +116,12 @@ func (y *yard) Marked(_ context.Context, passed cdc.Position) (m parked.Marks, e
 	acked := y.slot.Stats().Acked
 	y.mu.Lock()
 	defer y.mu.Unlock()
+	if time.Since(y.written) >= y.lag {
+		y.witness, y.written = acked, time.Now()
+	}
 	blocked := map[parked.Domain]bool{}
 	for _, r := range y.sorted() {
-		ripe := r.Position.Commit < acked
+		ripe := r.Position.Commit < y.witness
 		switch {
 		case r.state == parked.Discard && ripe:
 			r.state = parked.Discarded
@@ -122,7 +129,7 @@ func (y *yard) Marked(_ context.Context, passed cdc.Position) (m parked.Marks, e
 			y.took(&m.Discarded, r)
 		case r.state == parked.Retry && (ripe || r.Reason == parked.Behind && r.Position.String() <= passed.String()) && !blocked[r.Domain] && len(m.Retries) < y.batch:
 			m.Retries = append(m.Retries, r.Event)
-		case r.state != parked.Retry && r.state != parked.Discarded && r.Domain != (parked.Domain{}):
+		case r.state != parked.Discarded && r.Domain != (parked.Domain{}):
 			blocked[r.Domain] = true
 		}
 	}

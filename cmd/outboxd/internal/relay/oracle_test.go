@@ -42,7 +42,11 @@ type play struct {
 func (p *play) run(t *testing.T) {
 	p.b = newBench(t)
 	p.y = p.b.park(relay.ParkKey)
-	p.y.batch = 1 + p.rng.IntN(4)
+	p.y.batch, p.y.lag = 1+p.rng.IntN(4), time.Duration(p.rng.IntN(10_000))*time.Millisecond
+	p.y.write = func() error {
+		time.Sleep(time.Duration(len(p.y.parked())%40) * time.Millisecond)
+		return nil
+	}
 	p.poison, p.keys = map[string]bool{}, map[string]string{}
 	p.b.broker.Lanes = 1 + p.rng.IntN(6)
 	p.b.broker.Script = p.answer

@@ -145,6 +145,74 @@ func TestParkAlone(t *testing.T) {
 	})
 }
 
+// TestParkAloneKeepsOrder: also under park what comes of a key that is parked
+// already waits for it.
+func TestParkAloneKeepsOrder(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		b, y, _ := parkedKey(t)
+		_ = b.finish()
+		b.Parking.Policy = relay.Park
+		b.insertKeys(4, "a")
+		b.start()
+		settle(time.Second)
+		y.mark(parked.Retry)
+		settle(10 * time.Second)
+		b.expect("parked", y.parked(), "e000:too_large e001:behind e003:behind e004:behind")
+		b.expect("a", b.order("a"), "")
+		_ = b.finish()
+	})
+}
+
+// TestParkWaitsForRoom: what waits to be written is bounded, and one larger
+// event passes alone.
+func TestParkWaitsForRoom(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		b := newBench(t)
+		y := b.park(relay.ParkKey)
+		durable := make(chan error)
+		y.write = func() error { return <-durable }
+		for i, size := range []int{10, 400_000, 400_000, 400_000, 3_000_000, 10} {
+			b.slot.commit(message{ids: []string{event(i)}, Message: cdc.Message{
+				Kind: cdc.Insert, Relation: outboxTable, Row: row(event(i), "order", "NULL", "placed", `"`+strings.Repeat("x", size)+`"`),
+			}})
+		}
+		b.start()
+		settle(time.Second)
+		var writes []string
+		for len(writes) < 5 {
+			durable <- nil
+			settle(time.Second)
+			writes = append(writes, b.slot.ackedIDs())
+		}
+		b.expect("writes", strings.Join(writes, "\n"), strings.Join([]string{
+			"e000", "e000 e001 e002", "e000 e001 e002 e003", "e000 e001 e002 e003 e004", "e000 e001 e002 e003 e004 e005",
+		}, "\n"))
+		_ = b.finish()
+	})
+}
+
+// TestParkedPositionOfAnother: a row at the event's position that is another
+// event's does not stand for it.
+func TestParkedPositionOfAnother(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		b := newBench(t)
+		y := b.park(relay.ParkKey)
+		b.slot.insert(event(0), "NULL")
+		b.start()
+		settle(time.Second)
+		_ = b.finish()
+		for _, r := range y.rows {
+			r.ID = []byte("another")
+		}
+		b.slot.crash()
+		b.Format = unkeyed(t)
+		b.start()
+		settle(time.Second)
+		b.expect("stored", b.stored(), "e000")
+		_ = b.finish()
+	})
+}
+
 // TestStopKeepsOrder: with --poison stop the relay stops in front of a poison
 // event; what was parked before keeps its order all the same.
 func TestStopKeepsOrder(t *testing.T) {

@@ -329,6 +329,38 @@ func TestServerHoldsBack(t *testing.T) {
 	})
 }
 
+// A slot that keeps more than it may is told of; events flow, so it is ready.
+func TestSlotBeyondLimitIsTold(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		b := newBench(t)
+		b.start()
+		settle(time.Second)
+		keeps := func(retained int64, streaming bool) {
+			b.slot.mu.Lock()
+			defer b.slot.mu.Unlock()
+			b.slot.stats.Streaming = streaming
+			b.slot.stats.Slot = cdc.SlotStats{RetainedBytes: retained, RetainedLimit: 100}
+		}
+		for _, tt := range []struct {
+			retained  int64
+			streaming bool
+			want      string
+		}{
+			{100, true, ""},
+			{101, true, "the slot keeps 101 bytes of WAL, and may keep 100"},
+			{101, false, ""}, // of a session that is over
+		} {
+			keeps(tt.retained, tt.streaming)
+			if s := b.Status(); !s.Ready || s.Reason != tt.want {
+				t.Errorf("%+v: status %+v", tt, s)
+			}
+		}
+		if err := b.finish(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // TestStalled: readiness follows progress, liveness does not.
 func TestStalled(t *testing.T) {
 	simulated(t, func(t *testing.T) {

@@ -60,12 +60,17 @@ func TestRelease(t *testing.T) {
 }
 
 // TestReleaseUnderLoad: nothing live of the key slips in between while its
-// events are released, batch by batch.
+// events are released, batch by batch; though writing takes a while, and the
+// witness is never past the last second of it.
 func TestReleaseUnderLoad(t *testing.T) {
 	simulated(t, func(t *testing.T) {
 		b := newBench(t)
 		y := b.park(relay.ParkKey)
-		y.batch = 3
+		y.batch, y.lag = 3, time.Second
+		y.write = func() error {
+			time.Sleep(time.Duration(rand.N(30)) * time.Millisecond)
+			return nil
+		}
 		var accept func()
 		script, accept := refuse(event(0))
 		b.broker.Script = func(r *publisher.Record) publishertest.Answer {
@@ -251,6 +256,30 @@ func TestReleaseIsDrained(t *testing.T) {
 		b.expect("parked", y.parked(), "e001:behind e003:behind")
 		b.expect("stored", b.stored(), "e002 e000")
 		b.expect("in flight", b.exposed("outboxd_inflight_events"), "0")
+	})
+}
+
+// TestReleaseWaitsForRoom: a stop does not wait for what is not sent any more.
+func TestReleaseWaitsForRoom(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		b, y, accept := parkedKey(t)
+		_ = b.finish()
+		accept()
+		b.MaxInFlightBytes = 1
+		b.broker.Script = func(*publisher.Record) publishertest.Answer {
+			return publishertest.Answer{After: 5 * time.Second}
+		}
+		y.mark(parked.Retry)
+		b.start()
+		settle(time.Second)
+		began := time.Now()
+		if err := b.finish(); err != nil {
+			t.Error(err)
+		}
+		if d := time.Since(began); d > 5*time.Second {
+			t.Errorf("the stop took %s", d)
+		}
+		b.expect("parked", y.parked(), "e001:behind e003:behind")
 	})
 }
 

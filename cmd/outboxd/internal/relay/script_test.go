@@ -1,6 +1,7 @@
 package relay_test
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"fmt"
@@ -301,11 +302,29 @@ func (s *script) deliver(ctx context.Context, m message, h cdc.Handler) error {
 		s.tokens[token] = p
 		return cdc.Delivery{Position: position, Token: token}, true
 	}
+	m.Content = bytes.Clone(m.Content)
+	m.Row = slices.Clone(m.Row)
+	for i := range m.Row {
+		m.Row[i].Bytes = bytes.Clone(m.Row[i].Bytes)
+	}
 	err := h(ctx, cdc.NewMessage(m.Message, next))
+	m.wipe()
 	if err == nil && calls != len(m.ids) {
 		s.t.Errorf("Next was called %d times for %v: the ordinals of later events are wrong", calls, m.ids)
 	}
 	return err
+}
+
+// wipe overwrites what the handler may not use any more.
+func (m *message) wipe() {
+	for i := range m.Content {
+		m.Content[i] = '?'
+	}
+	for _, v := range m.Row {
+		for i := range v.Bytes {
+			v.Bytes[i] = '?'
+		}
+	}
 }
 
 func event(i int) string { return fmt.Sprintf("e%03d", i) }

@@ -251,7 +251,7 @@ type Status struct {
 	// Ready: events flow, or this relay waits for its turn to make them flow.
 	Ready bool
 	// Reason says why it is not ready: a code, and the error or what does not
-	// move.
+	// move; of one that is, what an operator should know.
 	Reason string
 	// Target is what an event waits for, if the phase is Holding.
 	Target string
