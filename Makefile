@@ -60,7 +60,7 @@ matrix-page = mv bin/matrix.jsonl testdata/matrix/$(1).jsonl && \
 .PHONY: matrix
 matrix: ## Run the fault matrix, which make test runs too, and write docs/robustness.md
 	@rm -f bin/matrix.jsonl
-	OUTBOXD_MATRIX_REPORT=$(CURDIR)/bin/matrix.jsonl $(MAKE) test-real PACKAGES=./cmd/outboxd/e2e TESTFLAGS='-run ^TestMatrix'
+	OUTBOXD_MATRIX_REPORT=$(CURDIR)/bin/matrix.jsonl $(MAKE) test-real PACKAGES=./cmd/outboxd/e2e TESTFLAGS='-run "^Test(Matrix|CrashPoints)"'
 	$(call matrix-page,short)
 
 .PHONY: matrix-long

@@ -21,6 +21,8 @@ import (
 	"fmt"
 	"path"
 	"strings"
+
+	"github.com/outboxd/outboxd/internal/overlay"
 )
 
 //go:embed testdata/*.mutant
@@ -104,13 +106,7 @@ func parse(text string) (Mutant, error) {
 // Apply returns source, the text of m.File, with the defect in it. It fails
 // unless the diff fits exactly one place.
 func (m Mutant) Apply(source string) (string, error) {
-	at, fits, i := 0, 0, 0
-	for line := range strings.Lines(source) {
-		if strings.HasPrefix(source[i:], m.Old) {
-			at, fits = i, fits+1
-		}
-		i += len(line)
-	}
+	at, fits := overlay.Find(source, m.Old)
 	if fits != 1 {
 		return "", fmt.Errorf("the diff of mutant %s fits %d places of %s, want one", m.Name, fits, m.File)
 	}

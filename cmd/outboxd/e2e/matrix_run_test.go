@@ -112,12 +112,18 @@ func toRabbitMQ(f *faultRun) {
 // start starts a relay with the flags of the row, and some more.
 func (f *faultRun) start(more ...string) *relay {
 	f.t.Helper()
-	flags := append(append(f.end.flags(), f.flags...), more...)
-	f.relay = f.site.run(flags...)
+	return f.started(f.site.run(append(f.args(), more...)...))
+}
+
+// args are the flags of the row.
+func (f *faultRun) args() []string { return append(f.end.flags(), f.flags...) }
+
+// started says that r is the relay now.
+func (f *faultRun) started(r *relay) *relay {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.relays = append(f.relays, f.relay)
-	return f.relay
+	f.relay, f.relays = r, append(f.relays, r)
+	return r
 }
 
 // startLoad starts the writers, which it must not find running.

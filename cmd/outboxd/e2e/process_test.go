@@ -191,7 +191,12 @@ var listening = regexp.MustCompile(`127\.0\.0\.1:(\d+)`)
 // run starts a relay of the site's pipeline as the relay's role.
 func (s *site) run(flags ...string) *relay {
 	s.t.Helper()
-	return startRelay(s.t, append([]string{"--database", s.relay, "--pipeline", s.pipeline}, flags...)...)
+	return startRelay(s.t, s.args(flags...)...)
+}
+
+// args are the flags of a relay of the site's pipeline.
+func (s *site) args(more ...string) []string {
+	return append([]string{"--database", s.relay, "--pipeline", s.pipeline}, more...)
 }
 
 func startRelay(t *testing.T, flags ...string) *relay {
@@ -200,9 +205,14 @@ func startRelay(t *testing.T, flags ...string) *relay {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(name, append([]string{"run", "--metrics", "127.0.0.1:0", "--log-format", "text"}, flags...)...)
+	return watched(t, command(name, flags...))
+}
+
+// command is an `outboxd run` of a program.
+func command(program string, flags ...string) *exec.Cmd {
+	cmd := exec.Command(program, append([]string{"run", "--metrics", "127.0.0.1:0", "--log-format", "text"}, flags...)...)
 	cmd.Env = cleanEnv()
-	return watched(t, cmd)
+	return cmd
 }
 
 // watched starts cmd, an `outboxd run`, and ends it with the test.

@@ -13,7 +13,7 @@ import (
 )
 
 // groups is their order on the page. Others follow by name.
-var groups = []string{"Relay", "PostgreSQL", "Network", "Kafka", "RabbitMQ", "Mixed"}
+var groups = []string{"Relay", "Crash points", "PostgreSQL", "Network", "Kafka", "RabbitMQ", "Mixed"}
 
 type group struct {
 	Name string
@@ -31,7 +31,8 @@ services, with the minimal roles that ` + "`outboxd setup`" + ` grants. Afterwar
 committed with what the broker holds. A row holds only if nothing was lost, nothing invented, nothing out of order and no byte
 changed, if duplicates stayed within the bound of guarantee 4 for that fault (see [DESIGN.md](../DESIGN.md)), if the relay said
 what the row expects, stayed below 128 MiB and ended with exit code 0 on SIGTERM, and, with Kafka, if the slot had never
-confirmed what the broker did not yet hold, whenever an onlooker compared the two.
+confirmed what the broker did not yet hold, whenever an onlooker compared the two. Crash points are put into the program by an
+overlay of its source (` + "`internal/crashpoint`" + `); the relay that lives in the end is the program as it is.
 
 Run it yourself: ` + "`make matrix`" + ` (about ten minutes on two cores; it needs what ` + "`make test`" + ` needs),
 ` + "`make matrix-long`" + ` for the rows that take longer. Both write this page. A single row:

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -16,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/outboxd/outboxd/internal/mutants"
+	"github.com/outboxd/outboxd/internal/overlay"
 )
 
 // testTimeout bounds one run of go test. It is generous: a mutant is expected
@@ -109,7 +109,7 @@ func (l *lab) try(ctx context.Context, m mutants.Mutant) result {
 	return result{m, killed, fmt.Sprintf("in %.1f s", time.Since(began).Seconds())}
 }
 
-// overlay writes the changed file, and the file that names it to go test.
+// overlay writes the changed file, and returns what go test is to be given.
 func (l *lab) overlay(m mutants.Mutant) (string, error) {
 	path := filepath.Join(l.root, filepath.FromSlash(m.File))
 	source, err := os.ReadFile(path)
@@ -120,16 +120,7 @@ func (l *lab) overlay(m mutants.Mutant) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	file := filepath.Join(l.dir, m.Name+".go")
-	if err := os.WriteFile(file, []byte(changed), 0o600); err != nil {
-		return "", err
-	}
-	replace, err := json.Marshal(map[string]map[string]string{"Replace": {path: file}})
-	if err != nil {
-		return "", err
-	}
-	overlay := filepath.Join(l.dir, m.Name+".json")
-	return overlay, os.WriteFile(overlay, replace, 0o600)
+	return overlay.Write(filepath.Join(l.dir, m.Name), map[string]string{path: changed})
 }
 
 // test runs the named tests of pkg. Its error is one of running them at all.
