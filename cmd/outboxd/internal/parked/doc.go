@@ -27,5 +27,7 @@
 //   - What is parked only behind a released event is released too, also what
 //     comes while that goes on: the key of a busy writer is handed back
 //     (TestInherit).
+//   - Whoever changes several rows locks them in the order of their positions
+//     first, so that no two wait for each other (TestOneLockOrder).
 //   - Of what was discarded the last 100,000 rows stay (TestDiscardsAreForgotten).
 package parked

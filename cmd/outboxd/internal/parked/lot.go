@@ -130,6 +130,14 @@ func (l *Lot) each(ctx context.Context, into []any, f func() error, query string
 const fence = `leader AS MATERIALIZED (
 	SELECT ` + published + ` AS published FROM outboxd.witness w WHERE w.pipeline = $1 AND w.holder = $2 FOR SHARE)`
 
+// locked is the CTE that every statement joins which changes rows p: it locks
+// those of the condition in the order of their positions. Without one order for
+// all, a statement that marks many rows and one of the leader's could wait for
+// each other, and the server would end one of them. limit is a clause, or empty.
+func locked(where, limit string) string {
+	return `locked AS MATERIALIZED (SELECT p.position FROM outboxd.parked p WHERE ` + where + ` ORDER BY p.position ` + limit + ` FOR UPDATE)`
+}
+
 // Park makes rows of events and returns once they are durable. What is parked
 // behind an event that is marked for a retry is marked so as well.
 func (l *Lot) Park(ctx context.Context, events []Event) error {

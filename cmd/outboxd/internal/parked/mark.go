@@ -45,9 +45,11 @@ func (d *Desk) mark(ctx context.Context, sel Selection, as State, note string) (
 		where += " AND p.payload_kind <> 'raw'"
 	}
 	n := len(args)
-	rows, err := d.conn.Query(ctx, fmt.Sprintf(`UPDATE outboxd.parked p SET state = $%d, note = $%d, marked_at = now(),
-		marked_by = session_user || coalesce(' from ' || host(inet_client_addr()), '')
-		WHERE %s AND p.state NOT IN ('discarded', $%[1]d) RETURNING p.position`, n+1, n+2, where), append(args, string(as), note)...)
+	where += fmt.Sprintf(" AND p.state NOT IN ('discarded', $%d)", n+1)
+	rows, err := d.conn.Query(ctx, `WITH `+locked(where, "")+fmt.Sprintf(`
+		UPDATE outboxd.parked p SET state = $%d, note = $%d, marked_at = now(),
+		marked_by = session_user || coalesce(' from ' || host(inet_client_addr()), '') FROM locked
+		WHERE p.pipeline = $1 AND p.position = locked.position RETURNING p.position`, n+1, n+2), append(args, string(as), note)...)
 	if err != nil {
 		return m, err
 	}

@@ -47,11 +47,10 @@ func (l *Lot) Marked(ctx context.Context, passed cdc.Position) (Marks, error) {
 }
 
 func (l *Lot) marked(ctx context.Context, passed cdc.Position) (m Marks, err error) {
-	m.Discarded, err = l.change(ctx, "", `
-		UPDATE outboxd.parked p SET state = 'discarded', payload = NULL, headers = NULL FROM leader
-		WHERE p.pipeline = $1 AND p.state = 'discard' AND p.position IN (
-			SELECT position FROM outboxd.parked, leader WHERE pipeline = $1 AND state = 'discard' AND position < leader.published
-			ORDER BY position LIMIT $3)`, maxDiscards)
+	ripe := `p.pipeline = $1 AND p.state = 'discard' AND p.position < (SELECT published FROM leader)`
+	m.Discarded, err = l.change(ctx, locked(ripe, "LIMIT $3"), `
+		UPDATE outboxd.parked p SET state = 'discarded', payload = NULL, headers = NULL FROM locked
+		WHERE p.pipeline = $1 AND p.position = locked.position`, maxDiscards)
 	if err == nil && m.Discarded.Events > 0 {
 		err = l.forget(ctx)
 	}
@@ -125,8 +124,8 @@ func (l *Lot) Settle(ctx context.Context, published []cdc.Position, refused []Re
 	for i, r := range refused {
 		positions[i], reasons[i], details[i] = r.Position.String(), clean(r.Reason), clean(r.Detail)
 	}
-	change, err := l.change(ctx, inherited, `
-		DELETE FROM outboxd.parked p USING leader WHERE p.pipeline = $1 AND p.position = ANY ($3::text[])`, gone)
+	change, err := l.change(ctx, locked(settled, "")+", "+inherited, `
+		DELETE FROM outboxd.parked p USING locked WHERE p.pipeline = $1 AND p.position = ANY ($3::text[]) AND p.position = locked.position`, gone)
 	if err == nil && len(refused) > 0 {
 		err = l.refuse(ctx, positions, reasons, details)
 	}
@@ -138,10 +137,11 @@ func (l *Lot) Settle(ctx context.Context, published []cdc.Position, refused []Re
 
 func (l *Lot) refuse(ctx context.Context, positions, reasons, details []string) error {
 	var leads bool
-	err := l.conn.QueryRow(ctx, `WITH `+fence+`, refused AS (
+	marked := `EXISTS (SELECT FROM leader) AND p.pipeline = $1 AND p.position = ANY ($3::text[]) AND p.state = 'retry'`
+	err := l.conn.QueryRow(ctx, `WITH `+fence+`, `+locked(marked, "")+`, refused AS (
 		UPDATE outboxd.parked p SET state = 'parked', attempts = attempts + 1, behind = false, reason = r.reason, detail = r.detail
-		FROM leader CROSS JOIN unnest($3::text[], $4::text[], $5::text[]) r (position, reason, detail)
-		WHERE p.pipeline = $1 AND p.position = r.position AND p.state = 'retry')
+		FROM locked JOIN unnest($3::text[], $4::text[], $5::text[]) r (position, reason, detail) USING (position)
+		WHERE p.pipeline = $1 AND p.position = locked.position)
 		SELECT EXISTS (SELECT FROM leader)`, l.pipeline, l.holder, positions, reasons, details).Scan(&leads)
 	if err == nil && !leads {
 		return l.lostLead()
@@ -149,17 +149,24 @@ func (l *Lot) refuse(ctx context.Context, positions, reasons, details []string) 
 	return err
 }
 
-// inherited is a CTE of Settle's, before the deletion.
-const inherited = `inherited AS (
-	UPDATE outboxd.parked p SET state = 'retry', marked_at = now(), marked_by = '' FROM leader
-	WHERE p.pipeline = $1 AND p.behind AND p.state = 'parked' AND p.domain IN (
-		SELECT domain FROM outboxd.parked WHERE pipeline = $1 AND position = ANY ($3::text[]))
-	AND NOT EXISTS (SELECT FROM outboxd.parked e WHERE e.pipeline = $1 AND e.domain = p.domain AND e.position < p.position
-		AND e.state IN ('parked', 'discard') AND NOT e.behind)), `
+// settled says which rows a Settle changes: the published ones, $3, and what is
+// parked only behind them; inherited is the CTE that marks those.
+const (
+	settled = `EXISTS (SELECT FROM leader) AND p.pipeline = $1 AND p.position IN (
+		SELECT unnest($3::text[]) UNION ALL
+		SELECT b.position FROM outboxd.parked b WHERE b.pipeline = $1 AND b.behind AND b.state = 'parked' AND b.domain IN (
+			SELECT domain FROM outboxd.parked WHERE pipeline = $1 AND position = ANY ($3::text[])))`
+	inherited = `inherited AS (
+		UPDATE outboxd.parked p SET state = 'retry', marked_at = now(), marked_by = '' FROM locked
+		WHERE p.pipeline = $1 AND p.position = locked.position AND p.behind AND p.state = 'parked'
+		AND NOT EXISTS (SELECT FROM outboxd.parked e WHERE e.pipeline = $1 AND e.domain = p.domain AND e.position < p.position
+			AND e.state IN ('parked', 'discard') AND NOT e.behind))`
+)
 
-// change runs a fenced statement that takes rows p out of the lot, after another
-// CTE, and says what it took. $1 is the pipeline, $2 the holder, $3 arg.
-func (l *Lot) change(ctx context.Context, also, statement string, arg any) (c Change, err error) {
+// change runs a fenced statement that takes rows p out of the lot, of those that
+// the CTE locked before it has locked, and says what it took. $1 is the pipeline,
+// $2 the holder, $3 arg.
+func (l *Lot) change(ctx context.Context, before, statement string, arg any) (c Change, err error) {
 	leads := false
 	domains := map[Domain]bool{}
 	var domain []byte
@@ -174,7 +181,7 @@ func (l *Lot) change(ctx context.Context, also, statement string, arg any) (c Ch
 			domains[Domain(domain)] = true
 		}
 		return nil
-	}, `WITH `+fence+`, `+also+`changed AS (`+statement+` RETURNING p.domain, p.size)
+	}, `WITH `+fence+`, `+before+`, changed AS (`+statement+` RETURNING p.domain, p.size)
 		SELECT EXISTS (SELECT FROM leader), changed.domain, changed.size FROM (SELECT) always LEFT JOIN changed ON true`,
 		l.pipeline, l.holder, arg)
 	switch {

@@ -481,3 +481,82 @@ func TestManyKeys(t *testing.T) {
 		t.Errorf("%d KB", took>>10)
 	}
 }
+
+// TestOneLockOrder: whoever changes many rows locks them in the order of their
+// positions, and not as it finds them. Else a statement that marks everything
+// and one of the leader's may each have a row that the other waits for.
+func TestOneLockOrder(t *testing.T) {
+	first, second := at(0x10, 0), at(0x20, 0)
+	for name, tt := range map[string]struct {
+		state  parked.State
+		change func(*parked.Lot, *parked.Desk) error
+	}{
+		"mark": {parked.Waiting, func(_ *parked.Lot, desk *parked.Desk) error {
+			_, err := desk.Mark(t.Context(), parked.Selection{All: true}, parked.Retry, "")
+			return err
+		}},
+		"discard": {parked.Discard, func(lot *parked.Lot, _ *parked.Desk) error {
+			_, err := lot.Marked(t.Context(), cdc.Position{})
+			return err
+		}},
+		"publish": {parked.Retry, func(lot *parked.Lot, _ *parked.Desk) error {
+			_, err := lot.Settle(t.Context(), []cdc.Position{second, first}, nil)
+			return err
+		}},
+		"publish and inherit": {parked.Waiting, func(lot *parked.Lot, _ *parked.Desk) error {
+			_, err := lot.Settle(t.Context(), []cdc.Position{second}, nil)
+			return err
+		}},
+		"refuse": {parked.Retry, func(lot *parked.Lot, _ *parked.Desk) error {
+			_, err := lot.Settle(t.Context(), nil, []parked.Refusal{{Position: second}, {Position: first}})
+			return err
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			y := newYard(t)
+			// Without an index rows are found as they lie.
+			y.exec("ALTER TABLE outboxd.parked DROP CONSTRAINT parked_pkey")
+			y.exec("DROP INDEX outboxd.parked_domain, outboxd.parked_marked")
+			lot, _ := y.open()
+			park(t, lot, event(second, "a", parked.Behind))
+			park(t, lot, event(first, "a", parked.Behind))
+			y.exec("UPDATE outboxd.parked SET state = $1 WHERE position = $2", string(tt.state), second.String())
+			y.exec("UPDATE outboxd.parked SET state = $1 WHERE position = $2", string(tt.state), first.String())
+			desk := y.desk()
+			y.whileLocked(first, func() error { return tt.change(lot, desk) }, func() {
+				var free int
+				err := y.QueryRow(t.Context(), "SELECT count(*) FROM (SELECT FROM outboxd.parked WHERE position = $1 FOR UPDATE SKIP LOCKED) second", second.String()).Scan(&free)
+				expect(t, "second row free", [2]any{free, err}, [2]any{1, nil})
+			})
+		})
+	}
+}
+
+// whileLocked holds the row at p, and looks when change waits for it.
+func (y *yard) whileLocked(p cdc.Position, change func() error, look func()) {
+	y.t.Helper()
+	ctx := y.t.Context()
+	holder, err := y.dial().Begin(ctx)
+	if err == nil {
+		_, err = holder.Exec(ctx, "SELECT FROM outboxd.parked WHERE position = $1 FOR UPDATE", p.String())
+	}
+	if err != nil {
+		y.t.Fatal(err)
+	}
+	changed := make(chan error, 1)
+	go func() { changed <- change() }()
+	for waits := false; !waits; {
+		if len(changed) > 0 {
+			y.t.Fatalf("the row was not waited for: %v", <-changed)
+		}
+		err := y.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')").Scan(&waits)
+		if err != nil {
+			y.t.Fatal(err)
+		}
+	}
+	look()
+	_ = holder.Rollback(ctx)
+	if err := <-changed; err != nil {
+		y.t.Error(err)
+	}
+}
