@@ -104,6 +104,17 @@ type Publisher interface {
 	Close(ctx context.Context) error
 }
 
+// Inspector is what a Publisher may be as well: one that can tell of some
+// records, before they are published, that the broker will never take them. Its
+// user can do without such a record, and the publisher is not broken by it.
+type Inspector interface {
+	// Inspect returns the *PoisonError that r would fail with, or nil when
+	// nothing is known against r, which may fail all the same. It does not take
+	// r, and changes nothing for the records that were taken. It may ask the
+	// broker, until ctx ends. It must not be called beside Publish.
+	Inspect(ctx context.Context, r *Record) error
+}
+
 // Guard is asked before each write to a broker connection; an error keeps the
 // bytes from being sent and ends the connection. It carries the lease: the
 // right to publish ends when the replication side shows no sign of life. Nil

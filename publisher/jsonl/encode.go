@@ -23,9 +23,8 @@ func newEncoder() *encoder {
 	return e
 }
 
-// add appends r. It returns a *publisher.PoisonError, and has added nothing,
-// for names that are not text.
-func (e *encoder) add(r *publisher.Record) error {
+// check returns a *publisher.PoisonError for names that are not text.
+func check(r *publisher.Record) error {
 	if !utf8.ValidString(r.Topic) {
 		return &publisher.PoisonError{Reason: "bad_topic", Detail: "topic is not UTF-8"}
 	}
@@ -33,6 +32,14 @@ func (e *encoder) add(r *publisher.Record) error {
 		if !utf8.ValidString(h.Name) {
 			return &publisher.PoisonError{Reason: "bad_header", Detail: "header name is not UTF-8"}
 		}
+	}
+	return nil
+}
+
+// add appends r. It has added nothing when it returns an error, which is check's.
+func (e *encoder) add(r *publisher.Record) error {
+	if err := check(r); err != nil {
+		return err
 	}
 	e.buf.WriteString(`{"topic":`)
 	e.string(r.Topic)

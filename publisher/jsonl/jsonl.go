@@ -82,7 +82,10 @@ type Publisher struct {
 	givenUp   int // records, by Close
 }
 
-var _ publisher.Publisher = (*Publisher)(nil)
+var (
+	_ publisher.Publisher = (*Publisher)(nil)
+	_ publisher.Inspector = (*Publisher)(nil)
+)
 
 // Open opens the file of cfg, creating it if need be. A last line that a crash
 // left unfinished is ended, not removed.
@@ -172,6 +175,9 @@ func (p *Publisher) Publish(ctx context.Context, r *publisher.Record) error {
 		}
 	}
 }
+
+// Inspect implements publisher.Inspector: it knows every record that fails.
+func (p *Publisher) Inspect(_ context.Context, r *publisher.Record) error { return check(r) }
 
 // declined returns why nothing is taken, if so. The caller holds mu.
 func (p *Publisher) declined() error {

@@ -128,6 +128,7 @@ func TestConformanceFile(t *testing.T) {
 			},
 			Read:   func() []publisher.Record { return readLines(t, cfg.Path) },
 			Refuse: refuse,
+			Doom:   refuse,
 		}
 	})
 }
@@ -213,6 +214,7 @@ func TestConformancePipe(t *testing.T) {
 			},
 			Read:   p.all,
 			Refuse: refuse,
+			Doom:   refuse,
 			Stall:  p.stall,
 		}
 	})

@@ -131,6 +131,7 @@ func backend(brokers func(testing.TB) []string) publishertest.Backend {
 			},
 			Read:   func() []publisher.Record { return read(t, addrs, topic) },
 			Refuse: oversize,
+			Doom:   func(r *publisher.Record) { r.Value = make([]byte, 2*topicLimit) },
 			Stall:  line.Stall,
 			Cut:    line.Cut,
 		}

@@ -63,7 +63,10 @@ type Publisher struct {
 	stats   counters
 }
 
-var _ publisher.Publisher = (*Publisher)(nil)
+var (
+	_ publisher.Publisher = (*Publisher)(nil)
+	_ publisher.Inspector = (*Publisher)(nil)
+)
 
 // Open connects to the cluster of cfg and returns a publisher that reports to
 // done and asks guard before each write. The error is a *publisher.ConfigError
@@ -168,6 +171,20 @@ func (p *Publisher) Publish(ctx context.Context, r *publisher.Record) error {
 		p.doomed = mine
 	}
 	return err
+}
+
+// Inspect implements publisher.Inspector: it tells of records that are larger
+// than their topic allows, and of topics whose names are not legal.
+func (p *Publisher) Inspect(ctx context.Context, r *publisher.Record) error {
+	t, err := p.lookup(ctx, r.Topic)
+	if t != nil {
+		return t.check(r)
+	}
+	var poison *publisher.PoisonError
+	if errors.As(err, &poison) {
+		return poison
+	}
+	return nil // Publish will meet with it
 }
 
 // declined returns why p takes nothing, if so.

@@ -28,6 +28,10 @@ type Fake struct {
 	// Script answers for each record, when its turn in its lane has come. It
 	// is called from several goroutines. Nil acks.
 	Script func(r *publisher.Record) Answer
+	// Limit is what the publisher knows of each record before it is sent: its
+	// Inspect returns that, and a record of which it is not nil fails with it in
+	// its turn. Nil knows nothing.
+	Limit func(r *publisher.Record) error
 	// Window is how many records a publisher holds before Publish blocks.
 	// Zero is DefaultWindow.
 	Window int
@@ -133,9 +137,19 @@ func (f *Fake) answer(r *publisher.Record) (Answer, <-chan struct{}) {
 	if f.Script != nil {
 		a = f.Script(r)
 	}
+	if err := f.inspect(r); err != nil {
+		a = Answer{Err: err}
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return a, f.stalled
+}
+
+func (f *Fake) inspect(r *publisher.Record) error {
+	if f.Limit == nil {
+		return nil
+	}
+	return f.Limit(r)
 }
 
 type fakePublisher struct {
@@ -173,6 +187,11 @@ func (p *fakePublisher) Publish(ctx context.Context, r *publisher.Record) error 
 	}
 	p.lanes[maphash.Bytes(p.seed, r.Key)%uint64(len(p.lanes))] <- r
 	return nil
+}
+
+// Inspect implements publisher.Inspector.
+func (p *fakePublisher) Inspect(_ context.Context, r *publisher.Record) error {
+	return p.fake.inspect(r)
 }
 
 func (p *fakePublisher) Close(ctx context.Context) error {

@@ -8,17 +8,30 @@ import (
 	"github.com/outboxd/outboxd/publisher/publishertest"
 )
 
-// refused marks the records that the script of the fake refuses.
-const refused = "refused"
+// refused marks the records that the script of the fake refuses, doomed those
+// that it knows of.
+const (
+	refused = "refused"
+	doomed  = "doomed"
+)
 
 func fakeBackend(t testing.TB) *publishertest.Target {
-	fake := &publishertest.Fake{Script: func(r *publisher.Record) publishertest.Answer {
-		if strings.HasPrefix(string(r.Value), refused) {
-			return publishertest.Answer{Err: &publisher.PoisonError{Reason: "bad_record", Detail: "refused by script"}}
+	return fakeTarget(fakeBroker(0))
+}
+
+// fakeBroker refuses some records, and knows it of others before they are sent.
+func fakeBroker(window int) *publishertest.Fake {
+	poison := func(r *publisher.Record, mark string) error {
+		if strings.HasPrefix(string(r.Value), mark) {
+			return &publisher.PoisonError{Reason: "bad_record", Detail: mark}
 		}
-		return publishertest.Answer{}
-	}}
-	return fakeTarget(fake)
+		return nil
+	}
+	return &publishertest.Fake{
+		Window: window,
+		Script: func(r *publisher.Record) publishertest.Answer { return publishertest.Answer{Err: poison(r, refused)} },
+		Limit:  func(r *publisher.Record) error { return poison(r, doomed) },
+	}
 }
 
 func fakeTarget(fake *publishertest.Fake) *publishertest.Target {
@@ -27,6 +40,7 @@ func fakeTarget(fake *publishertest.Fake) *publishertest.Target {
 		Open:   fake.Open,
 		Read:   fake.Stored,
 		Refuse: func(r *publisher.Record) { r.Value = []byte(refused) },
+		Doom:   func(r *publisher.Record) { r.Value = []byte(doomed) },
 		Stall:  fake.Stall,
 		Cut:    fake.Cut,
 	}

@@ -62,6 +62,7 @@ type mutant struct {
 
 	publish func(m *mutant, ctx context.Context, r *publisher.Record) error
 	closing func(m *mutant, ctx context.Context) error
+	inspect func(m *mutant, ctx context.Context, r *publisher.Record) error
 
 	n    int
 	kept *publisher.Record
@@ -85,6 +86,13 @@ func (m *mutant) Publish(ctx context.Context, r *publisher.Record) error {
 	return err
 }
 
+func (m *mutant) Inspect(ctx context.Context, r *publisher.Record) error {
+	if m.inspect != nil {
+		return m.inspect(m, ctx, r)
+	}
+	return m.Publisher.(publisher.Inspector).Inspect(ctx, r)
+}
+
 func (m *mutant) Close(ctx context.Context) error {
 	if m.closing != nil {
 		return m.closing(m, ctx)
@@ -98,6 +106,7 @@ type fault struct {
 	done    func(m *mutant, r *publisher.Record, err error)
 	publish func(m *mutant, ctx context.Context, r *publisher.Record) error
 	closing func(m *mutant, ctx context.Context) error
+	inspect func(m *mutant, ctx context.Context, r *publisher.Record) error
 	// deaf drops the guard.
 	deaf bool
 	// read changes what the broker gives back.
@@ -196,6 +205,17 @@ var faults = []fault{
 		m.kept = &publisher.Record{}
 		return m.Publisher.Close(ctx)
 	}},
+	{name: "inspect knows nothing", inspect: func(*mutant, context.Context, *publisher.Record) error { return nil }},
+	{name: "inspect refuses what is sound", inspect: func(*mutant, context.Context, *publisher.Record) error {
+		return &publisher.PoisonError{Reason: "bad_record"}
+	}},
+	{name: "inspect breaks the publisher", inspect: func(m *mutant, ctx context.Context, r *publisher.Record) error {
+		err := m.Publisher.(publisher.Inspector).Inspect(ctx, r)
+		if err != nil {
+			m.fake.Cut()
+		}
+		return err
+	}},
 	{name: "ignores the guard", deaf: true},
 	{name: "turns nil into empty", read: func(rs []publisher.Record) []publisher.Record {
 		for i := range rs {
@@ -292,16 +312,11 @@ func mendRefused(m *mutant, ctx context.Context, r *publisher.Record) error {
 }
 
 func (f fault) backend(testing.TB) *publishertest.Target {
-	fake := &publishertest.Fake{Window: f.window, Script: func(r *publisher.Record) publishertest.Answer {
-		if strings.HasPrefix(string(r.Value), refused) {
-			return publishertest.Answer{Err: &publisher.PoisonError{Reason: "bad_record"}}
-		}
-		return publishertest.Answer{}
-	}}
+	fake := fakeBroker(f.window)
 	target := fakeTarget(fake)
 	target.Patience = 2 * time.Second
 	target.Open = func(done publisher.Done, guard publisher.Guard) (publisher.Publisher, error) {
-		m := &mutant{fake: fake, done: done, publish: f.publish, closing: f.closing}
+		m := &mutant{fake: fake, done: done, publish: f.publish, closing: f.closing, inspect: f.inspect}
 		if f.deaf {
 			guard = nil
 		}

@@ -38,6 +38,10 @@ type Target struct {
 	// refuses). It must keep the first header, by which the suite knows its
 	// records. Nil leaves the checks of refusals out.
 	Refuse func(r *publisher.Record)
+	// Doom changes r into a record of which an Inspector knows that the broker
+	// can never take it. It must keep the first header. Nil for a publisher that
+	// is none.
+	Doom func(r *publisher.Record)
 	// Stall keeps everything that publishers send from arriving, until resume
 	// is called. Nil leaves the checks of full windows out. See Line.
 	Stall func() (resume func())
@@ -86,6 +90,7 @@ func Checks() []Check {
 		{"refusal", checkRefusal},
 		{"refusal in a burst", checkRefusalBurst},
 		{"broken for good", checkBroken},
+		{"inspection", checkInspection},
 		{"full window", checkFullWindow},
 		{"close", checkClose},
 		{"close a full window", checkCloseFull},

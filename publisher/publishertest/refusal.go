@@ -82,6 +82,39 @@ func (s *session) judgeRefusal(name string, culprit *publisher.Record) {
 	s.judge()
 }
 
+// checkInspection has doomed records looked at amid others: that breaks nothing.
+// Published all the same they fail as was said.
+func checkInspection(t testing.TB, b Backend) {
+	target := b(t)
+	s := open(t, target, nil)
+	inspector, can := s.pub.(publisher.Inspector)
+	if can != (target.Doom != nil) {
+		t.Fatalf("the publisher can inspect: %v; the suite knows a doomed record: %v", can, target.Doom != nil)
+	}
+	if !can {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), s.patience)
+	defer cancel()
+	for i := range 20 {
+		r := s.record(key(i % 2))
+		if err := inspector.Inspect(ctx, r); err != nil {
+			t.Errorf("a record that the broker takes is said to be doomed: %v", err)
+		}
+		s.mustPublish(r)
+		doomed := s.record(key(i % 2))
+		target.Doom(doomed)
+		if c := class(inspector.Inspect(ctx, doomed)); c != "poison" {
+			t.Errorf("the doomed record is %s, want poison", c)
+		}
+	}
+	s.awaitAll()
+	culprit := s.record(key(0))
+	target.Doom(culprit)
+	s.mustPublish(culprit)
+	s.judgeRefusal("doomed", culprit)
+}
+
 // checkBroken waits for the refusal before it goes on, and then opens the next
 // publisher on the same destination.
 func checkBroken(t testing.TB, b Backend) {

@@ -164,6 +164,7 @@ func TestConformance(t *testing.T) {
 					},
 					Read:        corner.records,
 					Refuse:      func(r *publisher.Record) { r.Topic = c.refusedKey },
+					Doom:        func(r *publisher.Record) { r.Type = strings.Repeat("x", 256) },
 					Stall:       corner.line.Stall,
 					Cut:         corner.line.Cut,
 					NoKey:       true,

@@ -148,6 +148,12 @@ func (p *Publisher) Publish(ctx context.Context, r *publisher.Record) error {
 	}
 }
 
+// Inspect implements publisher.Inspector: it tells of everything that AMQP or
+// the broker's max_message_size forbids, and asks nobody.
+func (p *Publisher) Inspect(_ context.Context, r *publisher.Record) error {
+	return checkRecord(r, p.session.limit)
+}
+
 // lane returns the lane of r's key. Records without one take turns.
 func (p *Publisher) lane(r *publisher.Record) *lane {
 	n := uint(len(p.lanes))

@@ -3,17 +3,24 @@
 package e2e_test
 
 import (
+	"context"
+	crand "crypto/rand"
+	"crypto/sha256"
 	"encoding/json"
+	"fmt"
 	"math/rand/v2"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/outboxd/outboxd/internal/checker"
 	"github.com/outboxd/outboxd/internal/checker/workload"
 	"github.com/outboxd/outboxd/internal/devenv/devtest"
+	"github.com/outboxd/outboxd/outbox"
 )
 
 // limited is a broker that refuses large events until lift is called; args are
@@ -83,6 +90,93 @@ func (s *site) handedBack() {
 	s.t.Helper()
 	s.parked("retry", "--all")
 	eventually(s.t, 2*time.Minute, "everything is handed back", func() bool { return s.parkedEvents() == 0 })
+}
+
+// parkedFor counts what is parked for a reason.
+func (s *site) parkedFor(reason string) int {
+	s.t.Helper()
+	var n int
+	if _, err := fmt.Sscan(s.value("SELECT count(*)::text FROM outboxd.parked WHERE reason = '"+reason+"'"), &n); err != nil {
+		s.t.Fatal(err)
+	}
+	return n
+}
+
+// TestOnlyTheCulpritIsParked: some events of a busy topic are too large for it.
+// They are parked, with the later ones of their keys; their neighbours, in the
+// same batch or not, are published once. When the topic takes them, each of
+// those is published once.
+func TestOnlyTheCulpritIsParked(t *testing.T) {
+	const culprits, keys, events = 3, 100, 3000
+	for name, row := range map[string]struct {
+		option   string // of the broker's URL
+		sessions float64
+	}{
+		"the limit is known": {"", 0},
+		// With one lane nothing else is on its way when a batch is refused.
+		"the broker refuses whole batches": {"?max_message_bytes=1000000&lanes=1", culprits},
+	} {
+		t.Run(name, func(t *testing.T) {
+			end := limitedKafka(t)
+			s := newSite(t, devtest.Database(t))
+			var h workload.History
+			written := writeLarge(t, s.app, end, &h, events, keys, culprits)
+			args := end.args()
+			args[1] += row.option
+			r := s.run(args...)
+			eventually(t, time.Minute, "everything is published or parked", func() bool {
+				return int(r.metric("outboxd_events_published_total"))+s.parkedEvents() >= events
+			})
+			if large, behind := s.parkedFor("too_large"), s.parkedFor("behind"); large != culprits || behind != written {
+				t.Errorf("parked %d too large and %d behind, want %d and %d", large, behind, culprits, written)
+			}
+			if n := r.metric(`outboxd_sessions_total{pipeline="` + s.pipeline + `",reason="poison_pending"}`); n > row.sessions {
+				t.Errorf("%v sessions ended for %d events", n, culprits)
+			}
+			end.lift()
+			s.handedBack()
+			judge(t, &h, end, 0)
+		})
+	}
+}
+
+// writeLarge writes one transaction of n events of so many keys, in which the
+// first few keys have a large one in the middle. It returns how many events come
+// after those of their keys.
+func writeLarge(t *testing.T, database string, b broker, h *workload.History, n, keys, large int) (behind int) {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), database)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	var written []checker.Written
+	events := make([]outbox.Event, n)
+	for i := range events {
+		key := fmt.Sprintf("large-%d", i%keys)
+		payload := fmt.Appendf(nil, `{"number": %d}`, i)
+		switch middle := n/2 - n/2%keys; {
+		case i%keys >= large:
+		case i == middle+i%keys:
+			fill := make([]byte, 10_000) // whatever the compression
+			crand.Read(fill)
+			payload = fmt.Appendf(nil, `{"number": %d, "fill": "%x"}`, i, fill)
+		case i > middle+i%keys:
+			behind++
+		}
+		events[i] = outbox.Event{ID: outbox.NewID(), AggregateType: "big", AggregateID: key, Type: "big.counted", Payload: payload}
+		written = append(written, checker.Written{ID: events[i].ID.String(), Outcome: checker.Committed,
+			Domain: b.domain("big", key), N: i, Sum: sha256.Sum256(payload)})
+	}
+	err = pgx.BeginFunc(t.Context(), conn, func(tx pgx.Tx) error {
+		_, err := outbox.Write(t.Context(), tx, events...)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.Add(written)
+	return behind
 }
 
 // TestParkedUnderKills: relays are killed in the middle of parking, then of

@@ -41,8 +41,8 @@ type Store struct {
 type Contents struct {
 	Events int
 	Bytes  int64
-	// Domains are those that have a parked event.
-	Domains map[Domain]struct{}
+	// Domains are those that have a parked event, with the position of the first.
+	Domains map[Domain]cdc.Position
 	// Repeated are the ids, by position, of the parked events that the witness
 	// is not past: the server may send them again.
 	Repeated map[cdc.Position]string
@@ -89,22 +89,21 @@ const published = `(lpad(to_hex(w.epoch), 4, '0') || '.' || greatest(
 func (l *Lot) load(ctx context.Context) (*Contents, error) {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
-	c := &Contents{Domains: map[Domain]struct{}{}, Repeated: map[cdc.Position]string{}}
+	c := &Contents{Domains: map[Domain]cdc.Position{}, Repeated: map[cdc.Position]string{}}
 	err := l.conn.QueryRow(ctx, `SELECT count(*), coalesce(sum(size), 0)::bigint FROM outboxd.parked
 		WHERE pipeline = $1 AND state <> 'discarded'`, l.pipeline).Scan(&c.Events, &c.Bytes)
 	if err != nil || c.Events == 0 {
 		return c, err
 	}
-	var domain []byte
-	err = l.each(ctx, []any{&domain}, func() error {
-		c.Domains[Domain(domain)] = struct{}{}
-		return nil
-	}, `SELECT DISTINCT domain FROM outboxd.parked WHERE pipeline = $1 AND state <> 'discarded' AND domain IS NOT NULL`, l.pipeline)
+	var domain, id []byte
+	var position string
+	err = l.each(ctx, []any{&domain, &position}, func() (err error) {
+		c.Domains[Domain(domain)], err = cdc.ParsePosition(position)
+		return err
+	}, `SELECT domain, min(position) FROM outboxd.parked WHERE pipeline = $1 AND state <> 'discarded' AND domain IS NOT NULL GROUP BY domain`, l.pipeline)
 	if err != nil {
 		return nil, err
 	}
-	var position string
-	var id []byte
 	err = l.each(ctx, []any{&position, &id}, func() error {
 		p, err := cdc.ParsePosition(position)
 		c.Repeated[p] = string(id)

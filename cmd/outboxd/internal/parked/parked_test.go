@@ -208,7 +208,7 @@ func TestOpen(t *testing.T) {
 	bytes := int64(old.Size() + earlier.Size() + inside.Size() + outside.Size() + unkeyed.Size())
 	expect(t, "contents", *contents, parked.Contents{
 		Events: 5, Bytes: bytes,
-		Domains:  map[parked.Domain]struct{}{old.Domain: {}, inside.Domain: {}},
+		Domains:  map[parked.Domain]cdc.Position{old.Domain: earlier.Position, inside.Domain: inside.Position},
 		Repeated: map[cdc.Position]string{outside.Position: string(outside.ID), unkeyed.Position: string(unkeyed.ID)},
 	})
 }

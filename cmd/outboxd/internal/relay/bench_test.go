@@ -33,7 +33,7 @@ func BenchmarkEvent(b *testing.B) {
 	b.Run("no parking", func(b *testing.B) { benchmarkEvent(b, nil) })
 	b.Run("nothing parked", func(b *testing.B) { benchmarkEvent(b, &parked.Contents{}) })
 	b.Run("others parked", func(b *testing.B) {
-		benchmarkEvent(b, &parked.Contents{Events: 1, Domains: map[parked.Domain]struct{}{{1}: {}}})
+		benchmarkEvent(b, &parked.Contents{Events: 1, Domains: map[parked.Domain]cdc.Position{{1}: {}}})
 	})
 }
 

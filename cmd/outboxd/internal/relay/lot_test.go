@@ -57,15 +57,15 @@ func (y *yard) open(context.Context) (relay.Lot, *parked.Contents, error) {
 	acked := y.slot.Stats().Acked
 	y.mu.Lock()
 	defer y.mu.Unlock()
-	c := &parked.Contents{Domains: map[parked.Domain]struct{}{}, Repeated: map[cdc.Position]string{}}
-	for _, r := range y.rows {
+	c := &parked.Contents{Domains: map[parked.Domain]cdc.Position{}, Repeated: map[cdc.Position]string{}}
+	for _, r := range y.sorted() {
 		if r.state == parked.Discarded {
 			continue
 		}
 		c.Events++
 		c.Bytes += int64(r.Size())
-		if r.Domain != (parked.Domain{}) {
-			c.Domains[r.Domain] = struct{}{}
+		if _, later := c.Domains[r.Domain]; !later && r.Domain != (parked.Domain{}) {
+			c.Domains[r.Domain] = r.Position
 		}
 		if r.Position.Commit >= acked {
 			c.Repeated[r.Position] = string(r.ID)
@@ -88,6 +88,9 @@ func (y *yard) Park(_ context.Context, events []parked.Event) error {
 			y.slot.t.Errorf("event %s was parked twice", e.ID)
 		}
 		r := &yardRow{Event: e, state: parked.Waiting}
+		if e.Reason == parked.Behind && !y.holdsBefore(&e) {
+			y.slot.t.Errorf("event %s was parked without a cause", e.ID)
+		}
 		for _, last := range y.sorted() {
 			if e.Reason == parked.Behind && last.Domain == e.Domain && last.state != parked.Discarded {
 				r.state = parked.Waiting
@@ -100,6 +103,14 @@ func (y *yard) Park(_ context.Context, events []parked.Event) error {
 		y.history = append(y.history, "+"+string(e.ID))
 	}
 	return nil
+}
+
+// holdsBefore says whether an earlier event of e's domain is parked. The caller
+// holds mu.
+func (y *yard) holdsBefore(e *parked.Event) bool {
+	return slices.ContainsFunc(y.sorted(), func(r *yardRow) bool {
+		return r.Domain == e.Domain && r.state != parked.Discarded && r.Position.String() < e.Position.String()
+	})
 }
 
 // sorted are the rows in the order of their positions. The caller holds mu.

@@ -34,7 +34,7 @@ type play struct {
 	y   *yard
 
 	mu     sync.Mutex
-	poison map[string]bool // ids that the broker refuses
+	poison map[string]bool // ids that the broker refuses: true if the publisher knows
 	keys   map[string]string
 	n      int
 }
@@ -49,7 +49,7 @@ func (p *play) run(t *testing.T) {
 	}
 	p.poison, p.keys = map[string]bool{}, map[string]string{}
 	p.b.broker.Lanes = 1 + p.rng.IntN(6)
-	p.b.broker.Script = p.answer
+	p.b.broker.Script, p.b.broker.Limit = p.answer, p.inspect
 	p.b.DrainTimeout = 2 * time.Second
 	p.b.start()
 	for range 120 {
@@ -64,10 +64,19 @@ func (p *play) answer(r *publisher.Record) publishertest.Answer {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	a := publishertest.Answer{After: time.Duration(len(r.ID)%3) * 7 * time.Millisecond}
-	if p.poison[r.ID] {
+	if _, refused := p.poison[r.ID]; refused {
 		a.Err = tooLarge()
 	}
 	return a
+}
+
+func (p *play) inspect(r *publisher.Record) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.poison[r.ID] {
+		return tooLarge()
+	}
+	return nil
 }
 
 func (p *play) step() {
@@ -109,7 +118,7 @@ func (p *play) insert() {
 	p.mu.Lock()
 	p.keys[id] = key
 	if p.rng.IntN(8) == 0 {
-		p.poison[id] = true
+		p.poison[id] = p.rng.IntN(2) == 0
 	}
 	p.mu.Unlock()
 	p.b.slot.insert(id, key)

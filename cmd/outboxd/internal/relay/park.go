@@ -87,10 +87,10 @@ type parker struct {
 	events, bytes, keys atomic.Int64 // what is parked, or waits to be
 
 	// Whose turn it is.
-	domains  map[parked.Domain]struct{} // that have a parked event
-	repeated map[cdc.Position]string    // parked before this session, by position: ids
-	passed   cdc.Position               // of the last event that came
-	fresh    bool                       // nothing but releases since the session began
+	domains  map[parked.Domain]cdc.Position // that have a parked event, with the first
+	repeated map[cdc.Position]string        // parked before this session, by position: ids
+	passed   cdc.Position                   // of the last event that came
+	fresh    bool                           // nothing but releases since the session began
 	scratch  []byte
 
 	mu        sync.Mutex
@@ -162,14 +162,14 @@ func (p *parker) take(ctx context.Context, delivery cdc.Delivery, r *publisher.R
 		p.s.state.acked(delivery.Position)
 		return true, nil
 	}
-	if bad == nil && len(p.domains) == 0 {
-		return false, nil
+	waits := len(p.domains) > 0 && p.waits(r, delivery.Position)
+	if bad == nil && !waits {
+		bad = p.s.inspect(ctx, r)
 	}
-	domain := p.domain(r)
-	_, waits := p.domains[domain]
 	if bad == nil && !waits || bad != nil && p.policy == Stop {
 		return false, nil
 	}
+	domain := p.domain(r)
 	if p.policy == Park && !waits {
 		domain = parked.Domain{}
 	}
@@ -181,14 +181,22 @@ func (p *parker) take(ctx context.Context, delivery cdc.Delivery, r *publisher.R
 	if err := p.add(ctx, e, delivery.Token); err != nil {
 		return false, err
 	}
-	if domain != (parked.Domain{}) {
-		p.domains[domain] = struct{}{}
+	if domain != (parked.Domain{}) && !waits {
+		p.domains[domain] = e.Position
 	}
 	p.count(1, int64(e.Size()))
 	if !waits {
 		p.tell(&e)
 	}
 	return true, nil
+}
+
+// waits says whether an earlier event of the domain is parked. One before that
+// may come after it: it was on its way when the other one was parked, and the
+// session ended.
+func (p *parker) waits(r *publisher.Record, position cdc.Position) bool {
+	first, found := p.domains[p.domain(r)]
+	return found && compare(first, position) < 0
 }
 
 // domain is that of the session's event.

@@ -1,6 +1,7 @@
 package relay_test
 
 import (
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -80,6 +81,76 @@ func TestParkRefused(t *testing.T) {
 		if err := b.finish(); err != nil {
 			t.Error(err)
 		}
+	})
+}
+
+// TestKnownPoisonEndsNoSession: the publisher knows that it can take neither e001
+// nor e004. They are parked while everything else goes on, and nothing comes
+// twice.
+func TestKnownPoisonEndsNoSession(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		b := newBench(t)
+		y := b.park(relay.ParkKey)
+		b.broker.Limit = limit(event(1), event(4))
+		b.broker.Script = func(*publisher.Record) publishertest.Answer {
+			return publishertest.Answer{After: 100 * time.Millisecond}
+		}
+		b.insertKeys(0, "a", "a", "b", "a", "b", "c", "b")
+		b.start()
+		settle(10 * time.Second)
+		b.expect("parked", y.parked(), "e001:too_large e003:behind e004:too_large e006:behind")
+		b.expect("a", b.order("a"), "e000")
+		b.expect("b", b.order("b"), "e002")
+		b.expect("c", b.order("c"), "e005")
+		if opened, _ := b.slot.sessions(); opened != 1 {
+			t.Errorf("%d sessions", opened)
+		}
+		b.expectFlowing()
+		if err := b.finish(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// limit has the publisher know that it cannot take the events of ids.
+func limit(ids ...string) func(*publisher.Record) error {
+	return func(r *publisher.Record) error {
+		if slices.Contains(ids, r.ID) {
+			return tooLarge()
+		}
+		return nil
+	}
+}
+
+// TestEarlierEventIsNotParked: e000 is on its way when e001 of its key is
+// parked, and its outcome is lost. It is published again: nothing is wrong with
+// it, and it waits for nothing.
+func TestEarlierEventIsNotParked(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		b := newBench(t)
+		y := b.park(relay.ParkKey)
+		b.broker.Limit = limit(event(1))
+		slow := true
+		b.broker.Script = func(*publisher.Record) publishertest.Answer {
+			defer func() { slow = false }()
+			if slow {
+				return publishertest.Answer{After: time.Hour}
+			}
+			return publishertest.Answer{}
+		}
+		b.insertKeys(0, "a", "a", "a")
+		b.start()
+		settle(3 * time.Second)
+		b.expect("parked before", y.parked(), "e001:too_large e002:behind")
+		b.broker.Cut()
+		settle(3 * time.Second)
+		b.expect("parked", y.parked(), "e001:too_large e002:behind")
+		b.expect("a", b.order("a"), "e000")
+		b.broker.Limit = nil
+		y.mark(parked.Retry, event(1))
+		settle(3 * time.Second)
+		b.expect("released", b.order("a"), "e000 e001 e002")
+		_ = b.finish()
 	})
 }
 

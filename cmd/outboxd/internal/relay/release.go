@@ -27,6 +27,7 @@ var errRelease = errors.New("parked events are released with a new session")
 // The turn is the caller's.
 func (p *parker) round(reading context.Context) (pause time.Duration, err error) {
 	if p.events.Load() == 0 || reading.Err() != nil {
+		p.fresh = false
 		return markInterval, nil
 	}
 	began := time.Now()
@@ -81,6 +82,9 @@ func (p *parker) release(reading context.Context, events []parked.Event) error {
 			continue
 		}
 		r, err := p.again(e)
+		if err == nil {
+			err = p.s.inspect(reading, r)
+		}
 		if err != nil {
 			kept[e.Domain] = true
 			b.refuse(e.Position, err)

@@ -177,6 +177,27 @@ func TestReleaseOfUnmakeable(t *testing.T) {
 	})
 }
 
+// TestReleaseOfKnownPoison: the publisher knows that it cannot take it this time
+// either. The session that was begun for it goes on.
+func TestReleaseOfKnownPoison(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		b := newBench(t)
+		y := b.park(relay.ParkKey)
+		b.broker.Limit = limit(event(0))
+		b.insertKeys(0, "a", "a", "b")
+		b.start()
+		settle(3 * time.Second)
+		y.mark(parked.Retry)
+		settle(3 * time.Second)
+		b.expect("parked", y.parked(), "e000:too_large e001:behind")
+		b.expect("stored", b.stored(), "e002")
+		if opened, _ := b.slot.sessions(); opened != 2 {
+			t.Errorf("%d sessions", opened)
+		}
+		_ = b.finish()
+	})
+}
+
 // TestReleaseOfHeld: the world is in the way of what is released. That is said,
 // what is live goes on, and it is published when the world is mended.
 func TestReleaseOfHeld(t *testing.T) {
@@ -314,21 +335,21 @@ func TestReleaseNeedsNewPublisher(t *testing.T) {
 		y := b.park(relay.ParkKey)
 		var raised atomic.Bool
 		limited := true // what the open publisher knows
+		b.broker.Limit = func(r *publisher.Record) error {
+			if r.ID == event(0) && limited {
+				return tooLarge()
+			}
+			return nil
+		}
 		open := b.OpenPublisher
 		b.OpenPublisher = func(ctx context.Context, done publisher.Done, guard publisher.Guard) (publisher.Publisher, error) {
 			limited = !raised.Load()
 			return open(ctx, done, guard)
 		}
-		b.broker.Lanes = 1
-		b.broker.Script = func(r *publisher.Record) publishertest.Answer {
-			if r.ID == event(0) && limited {
-				return publishertest.Answer{Err: tooLarge()}
-			}
-			return publishertest.Answer{}
-		}
-		b.insertKeys(0, "a", "a")
 		b.start()
 		settle(10 * time.Second)
+		b.insertKeys(0, "a", "a")
+		settle(100 * time.Millisecond)
 		raised.Store(true)
 		y.mark(parked.Retry, event(0))
 		settle(3 * time.Second)

@@ -305,6 +305,14 @@ func (s *session) record(bad error) (*publisher.Record, error) {
 	return r, nil
 }
 
+// inspect asks the publisher whether r can never be published, if it can tell.
+func (s *session) inspect(ctx context.Context, r *publisher.Record) error {
+	if i, can := s.pub.(publisher.Inspector); can {
+		return i.Inspect(ctx, r)
+	}
+	return nil
+}
+
 // send gives a record to the publisher. b is the batch of a released one.
 func (s *session) send(ctx context.Context, r *publisher.Record, delivery cdc.Delivery, commit time.Time, b *batch) error {
 	token, it, err := s.pages.take(ctx, r.Size())
