@@ -1,6 +1,7 @@
 package parked
 
 import (
+	"cmp"
 	"crypto/sha256"
 
 	"github.com/outboxd/outboxd/cmd/outboxd/internal/record"
@@ -46,6 +47,10 @@ func (e *Event) Size() int {
 	}
 	return n
 }
+
+// Target says what else waits if the world is in the way of the event: what goes
+// to the same destination. One whose destination is not known stands for itself.
+func (e *Event) Target() string { return cmp.Or(e.Destination, e.Position.String()) }
 
 // Names of payload kinds in the table.
 const (

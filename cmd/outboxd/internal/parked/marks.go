@@ -28,17 +28,18 @@ type Change struct {
 }
 
 // Marked discards the rows that are marked for it, and returns those that are
-// to be published, as many as are taken at once, with their reasons. Everything
-// up to passed has been handed over in this session. Nothing may be parked
-// between this and the next Settle, or a domain could be freed that has a row.
-func (l *Lot) Marked(ctx context.Context, passed cdc.Position) (Marks, error) {
+// to be published, as many as are taken at once, with their reasons, but none
+// for a target in aside, and none that is behind one of those. Everything up to
+// passed has been handed over in this session. Nothing may be parked between
+// this and the next Settle, or a domain could be freed that has a row.
+func (l *Lot) Marked(ctx context.Context, passed cdc.Position, aside []string) (Marks, error) {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
 	var m Marks
 	var any bool
 	err := l.conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM outboxd.parked WHERE pipeline = $1 AND state IN ('retry', 'discard'))`, l.pipeline).Scan(&any)
 	if err == nil && any {
-		m, err = l.marked(ctx, passed)
+		m, err = l.marked(ctx, passed, aside)
 	}
 	if err != nil {
 		return Marks{}, named("look for marked events", err)
@@ -46,7 +47,7 @@ func (l *Lot) Marked(ctx context.Context, passed cdc.Position) (Marks, error) {
 	return m, nil
 }
 
-func (l *Lot) marked(ctx context.Context, passed cdc.Position) (m Marks, err error) {
+func (l *Lot) marked(ctx context.Context, passed cdc.Position, aside []string) (m Marks, err error) {
 	ripe := `p.pipeline = $1 AND p.state = 'discard' AND p.position < (SELECT published FROM leader)`
 	m.Discarded, err = l.change(ctx, locked(ripe, "LIMIT $3"), `
 		UPDATE outboxd.parked p SET state = 'discarded', payload = NULL, headers = NULL FROM locked
@@ -61,17 +62,23 @@ func (l *Lot) marked(ctx context.Context, passed cdc.Position) (m Marks, err err
 		SELECT position, domain, destination, id, aggregatetype, aggregateid, type, payload, headers, payload_kind, created_at, commit_time, reason
 		FROM outboxd.parked JOIN (
 			SELECT position, sum(size) OVER (ORDER BY position) - size AS before FROM outboxd.parked p JOIN outboxd.witness w USING (pipeline)
-			WHERE p.pipeline = $1 AND p.state = 'retry' AND (p.position < `+published+` OR p.behind AND p.position <= $4) AND NOT EXISTS (
+			WHERE p.pipeline = $1 AND p.state = 'retry' AND (p.position < `+published+` OR p.behind AND p.position <= $4)
+			AND `+target("p")+` <> ALL ($5::text[]) AND NOT EXISTS (
 				SELECT FROM outboxd.parked e WHERE e.pipeline = p.pipeline AND e.domain = p.domain AND e.position < p.position
-				AND (e.state IN ('parked', 'discard') OR NOT e.behind AND e.position >= `+published+`))
+				AND (e.state IN ('parked', 'discard') OR NOT e.behind AND e.position >= `+published+` OR `+target("e")+` = ANY ($5::text[])))
 			ORDER BY position LIMIT $2) head USING (position)
-		WHERE pipeline = $1 AND before < $3 ORDER BY position`, l.pipeline, maxRetries, maxRetryBytes, passed.String())
+		WHERE pipeline = $1 AND before < $3 ORDER BY position`, l.pipeline, maxRetries, maxRetryBytes, passed.String(), append([]string{}, aside...)) // not NULL
 	if err != nil {
 		return m, err
 	}
 	m.Retries, err = pgx.CollectRows(rows, scanEvent)
 	m.More = m.Discarded.Events == maxDiscards || len(m.Retries) > 0
 	return m, err
+}
+
+// target is Event.Target of a row.
+func target(row string) string {
+	return `coalesce(nullif(` + row + `.destination, ''), ` + row + `.position)`
 }
 
 // forget deletes the discarded rows that were marked first, when there are more

@@ -127,7 +127,7 @@ func park(t *testing.T, lot *parked.Lot, events ...parked.Event) {
 
 func marked(t *testing.T, lot *parked.Lot) parked.Marks {
 	t.Helper()
-	m, err := lot.Marked(t.Context(), cdc.Position{})
+	m, err := lot.Marked(t.Context(), cdc.Position{}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -221,7 +221,7 @@ func TestOnlyTheHolderWrites(t *testing.T) {
 	y.exec("UPDATE outboxd.parked SET state = CASE WHEN aggregateid = 'a' THEN 'discard' ELSE 'retry' END")
 	y.exec("UPDATE outboxd.witness SET holder = 'another'")
 	expectCode(t, lot.Park(t.Context(), []parked.Event{event(at(0x40, 0), "d", "too_large")}), cdc.CodeLostLead)
-	_, err := lot.Marked(t.Context(), cdc.Position{})
+	_, err := lot.Marked(t.Context(), cdc.Position{}, nil)
 	expectCode(t, err, cdc.CodeLostLead)
 	_, err = lot.Settle(t.Context(), []cdc.Position{at(0x20, 0)}, nil)
 	expectCode(t, err, cdc.CodeLostLead)
@@ -290,7 +290,7 @@ func TestMarksWaitForTheWitness(t *testing.T) {
 	y.exec("UPDATE outboxd.witness SET acked_commit = '0/1000', acked_events = 1")
 	m = marked(t, lot)
 	expect(t, "marks with the first event", [2]int{m.Discarded.Events, len(m.Retries)}, [2]int{1, 0})
-	m, err := lot.Marked(t.Context(), at(0x1000, 2))
+	m, err := lot.Marked(t.Context(), at(0x1000, 2), nil)
 	expect(t, "marks that the session is past", [2]any{len(m.Retries), err}, [2]any{1, nil})
 	y.publishedTo(0x1001)
 	m = marked(t, lot)
@@ -304,10 +304,10 @@ func TestMarksWaitForOneBefore(t *testing.T) {
 	lot, _ := y.open()
 	park(t, lot, event(at(0x1000, 0), "a", "too_large"), event(at(0x1000, 1), "a", parked.Behind), event(at(0x1000, 2), "b", parked.Behind))
 	y.exec("UPDATE outboxd.parked SET state = 'retry'")
-	m, err := lot.Marked(t.Context(), at(0x1000, 2))
+	m, err := lot.Marked(t.Context(), at(0x1000, 2), nil)
 	expect(t, "marks before", [2]any{positions(m.Retries), err}, [2]any{[]cdc.Position{at(0x1000, 2)}, nil})
 	y.publishedTo(0x1001)
-	m, err = lot.Marked(t.Context(), at(0x1000, 2))
+	m, err = lot.Marked(t.Context(), at(0x1000, 2), nil)
 	expect(t, "marks after", [2]any{len(m.Retries), err}, [2]any{3, nil})
 }
 
@@ -340,6 +340,27 @@ func TestRetriesInOrder(t *testing.T) {
 		t.Fatal(err)
 	}
 	expect(t, "refused", fmt.Sprint(row.State, " ", row.Attempts, " ", row.Reason, " ", row.Detail), "parked 1 bad_topic again")
+}
+
+// TestRetriesForOthersFirst: what is put aside leaves the places to others, and
+// what is behind it waits with it.
+func TestRetriesForOthersFirst(t *testing.T) {
+	y := newYard(t)
+	lot, _ := y.open()
+	elsewhere := func(e parked.Event, destination string) parked.Event {
+		e.Destination = destination
+		return e
+	}
+	for i := range 600 {
+		park(t, lot, event(at(0x10, uint32(i)), fmt.Sprint("held ", i), "too_large"))
+	}
+	park(t, lot, elsewhere(event(at(0x20, 0), "held 0", parked.Behind), "routed elsewhere"),
+		elsewhere(event(at(0x30, 0), "a", "too_large"), ""), elsewhere(event(at(0x40, 0), "b", "too_large"), ""),
+		elsewhere(event(at(0x50, 0), "c", "too_large"), "other"))
+	y.exec("UPDATE outboxd.parked SET state = 'retry'")
+	m, err := lot.Marked(t.Context(), cdc.Position{}, []string{"topic", at(0x30, 0).String()})
+	expect(t, "retries", [2]any{positions(m.Retries), err}, [2]any{[]cdc.Position{at(0x40, 0), at(0x50, 0)}, nil})
+	expect(t, "held", [2]int{len(marked(t, lot).Retries), 0}, [2]int{500, 0})
 }
 
 // TestRetriesAreBounded in number and bytes; a large one passes alone.
@@ -496,7 +517,7 @@ func TestOneLockOrder(t *testing.T) {
 			return err
 		}},
 		"discard": {parked.Discard, func(lot *parked.Lot, _ *parked.Desk) error {
-			_, err := lot.Marked(t.Context(), cdc.Position{})
+			_, err := lot.Marked(t.Context(), cdc.Position{}, nil)
 			return err
 		}},
 		"publish": {parked.Retry, func(lot *parked.Lot, _ *parked.Desk) error {

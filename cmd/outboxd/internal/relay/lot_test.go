@@ -123,7 +123,7 @@ func (y *yard) sorted() []*yardRow {
 }
 
 // Marked implements relay.Lot.
-func (y *yard) Marked(_ context.Context, passed cdc.Position) (m parked.Marks, err error) {
+func (y *yard) Marked(_ context.Context, passed cdc.Position, aside []string) (m parked.Marks, err error) {
 	acked := y.slot.Stats().Acked
 	y.mu.Lock()
 	defer y.mu.Unlock()
@@ -138,7 +138,7 @@ func (y *yard) Marked(_ context.Context, passed cdc.Position) (m parked.Marks, e
 			r.state = parked.Discarded
 			y.history = append(y.history, "x"+string(r.ID))
 			y.took(&m.Discarded, r)
-		case r.state == parked.Retry && (ripe || r.Reason == parked.Behind && r.Position.String() <= passed.String()) && !blocked[r.Domain] && len(m.Retries) < y.batch:
+		case r.state == parked.Retry && (ripe || r.Reason == parked.Behind && r.Position.String() <= passed.String()) && !blocked[r.Domain] && !slices.Contains(aside, r.Target()) && len(m.Retries) < y.batch:
 			m.Retries = append(m.Retries, r.Event)
 		case r.state != parked.Discarded && r.Domain != (parked.Domain{}):
 			blocked[r.Domain] = true

@@ -56,7 +56,10 @@ func (s *session) violation(detail string) {
 // comes first.
 func (s *session) failed(r *publisher.Record, it *item, err error) {
 	// The texts of r lie in an arena, which a failure that is kept would keep.
-	f := &failure{position: it.delivery.Position, id: strings.Clone(r.ID), commit: it.commit, err: err, released: it.batch != nil}
+	f := &failure{position: it.delivery.Position, id: strings.Clone(r.ID), commit: it.commit, err: err}
+	if it.batch != nil {
+		f.released, f.target = true, it.batch.target(f.position)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var poison *publisher.PoisonError

@@ -57,7 +57,7 @@ type Parking struct {
 // Lot is a *parked.Lot, or a script. Its methods are called one at a time.
 type Lot interface {
 	Park(ctx context.Context, events []parked.Event) error
-	Marked(ctx context.Context, passed cdc.Position) (parked.Marks, error)
+	Marked(ctx context.Context, passed cdc.Position, aside []string) (parked.Marks, error)
 	Settle(ctx context.Context, published []cdc.Position, refused []parked.Refusal) (parked.Change, error)
 	Close()
 }

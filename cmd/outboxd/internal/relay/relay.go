@@ -113,8 +113,10 @@ type Relay struct {
 	// Run's.
 	condemned map[cdc.Position]*PoisonEvent
 	// releaseAt is when released events may be published again, after the world
-	// was in the way of one.
+	// was in the way of one. aside are the targets of those: what goes elsewhere
+	// comes first.
 	releaseAt time.Time
+	aside     []string
 }
 
 // Run publishes until ctx ends, then drains and returns nil. Its error is a
@@ -159,6 +161,7 @@ func (r *Relay) Run(ctx context.Context) error {
 			attempts = r.state.failed(fault, err, failure)
 			if failure != nil && failure.released {
 				r.releaseAt = time.Now().Add(latePause)
+				r.aside = append(r.aside, failure.target)
 			}
 		}
 		if !sleep(ctx, pause(fault.Class, attempts)) {

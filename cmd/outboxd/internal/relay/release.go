@@ -35,13 +35,15 @@ func (p *parker) round(reading context.Context) (pause time.Duration, err error)
 	if err := p.write(); err != nil {
 		return 0, err
 	}
-	marks, err := p.lot.Marked(p.ctx, p.passed)
+	marks, err := p.lot.Marked(p.ctx, p.passed, p.s.relay.aside)
 	if err != nil {
 		return 0, err
 	}
 	p.remove(marks.Discarded)
 	p.s.relay.Metrics.ParkedDiscarded(marks.Discarded.Events)
 	switch {
+	case len(marks.Retries) == 0 && len(p.s.relay.aside) > 0:
+		p.s.relay.aside = nil // it is their turn
 	case len(marks.Retries) == 0:
 		p.fresh = false
 		p.s.state.unmarked()
@@ -74,7 +76,7 @@ func (p *parker) remove(c parked.Change) {
 // returns when every outcome has come, at the latest after the publisher has
 // been closed.
 func (p *parker) release(reading context.Context, events []parked.Event) error {
-	b := newBatch()
+	b := newBatch(events)
 	kept := map[parked.Domain]bool{} // what is behind a refused event is not published
 	for i := range events {
 		e := &events[i]
@@ -136,6 +138,8 @@ func (p *parker) settle(b *batch) error {
 
 // batch is a number of released events. Safe for concurrent use.
 type batch struct {
+	events []parked.Event
+
 	mu      sync.Mutex
 	open    int           // outcomes that are to come, and one until complete is called
 	done    chan struct{} // closed with the last of them
@@ -143,7 +147,15 @@ type batch struct {
 	refused []parked.Refusal
 }
 
-func newBatch() *batch { return &batch{open: 1, done: make(chan struct{})} }
+func newBatch(events []parked.Event) *batch {
+	return &batch{events: events, open: 1, done: make(chan struct{})}
+}
+
+// target is that of the event at p.
+func (b *batch) target(p cdc.Position) string {
+	i := slices.IndexFunc(b.events, func(e parked.Event) bool { return e.Position == p })
+	return b.events[i].Target()
+}
 
 func (b *batch) add(n int) {
 	if b.open += n; b.open == 0 {

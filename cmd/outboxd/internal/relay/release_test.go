@@ -235,6 +235,38 @@ func TestReleaseOfHeld(t *testing.T) {
 	})
 }
 
+// TestReleaseOfOthers: what is held does not take the places of what goes
+// elsewhere, and is published when the world is mended.
+func TestReleaseOfOthers(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		b := newBench(t)
+		y := b.park(relay.ParkKey)
+		y.batch = 2
+		var mended atomic.Bool
+		b.broker.Script, b.broker.Limit = func(r *publisher.Record) publishertest.Answer {
+			if strings.HasSuffix(r.Topic, "order") && !mended.Load() {
+				return publishertest.Answer{Err: &publisher.HeldError{Reason: "missing_topic", Target: r.Topic}}
+			}
+			return publishertest.Answer{}
+		}, limit(event(0), event(1), event(2), event(3))
+		b.insertKeys(0, "a", "b", "c")
+		b.slot.commit(message{ids: []string{event(3)}, Message: cdc.Message{
+			Kind: cdc.Insert, Relation: outboxTable, Row: row(event(3), "invoice", "d", "placed", "{}"),
+		}})
+		b.start()
+		settle(10 * time.Second)
+		b.broker.Limit = nil
+		y.mark(parked.Retry)
+		settle(2 * time.Minute)
+		b.expect("stored", b.stored(), "e003")
+		mended.Store(true)
+		settle(2 * time.Minute)
+		b.expect("parked", y.parked(), "")
+		b.expectFlowing()
+		_ = b.finish()
+	})
+}
+
 // TestReleaseIsTakenBack: nobody wants the held event to be released any more.
 func TestReleaseIsTakenBack(t *testing.T) {
 	simulated(t, func(t *testing.T) {

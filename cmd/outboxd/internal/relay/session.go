@@ -63,7 +63,8 @@ type failure struct {
 	id       string
 	commit   time.Time
 	err      error
-	released bool // it was parked, and is still
+	released bool   // it was parked, and is still
+	target   string // of a released event
 }
 
 // run is one session: it returns why it ended, with the event that failed if
