@@ -27,6 +27,8 @@
 //   - What is parked only behind a released event is released too, also what
 //     comes while that goes on: the key of a busy writer is handed back
 //     (TestInherit).
+//   - After a failover, what the server may send again has the position with which
+//     it comes then (TestRowsFollowFailover).
 //   - What the world is in the way of does not keep others from being released:
 //     the leader puts it aside, and what is behind it (TestRetriesForOthersFirst).
 //   - Whoever changes several rows locks them in the order of their positions

@@ -17,7 +17,7 @@ func queryError(doing string, err error) error {
 		return e
 	}
 	switch pgErr.Code {
-	case "42P01", "3F000":
+	case "42P01", "3F000", "42703":
 		e.Code, e.Detail = cdc.CodeNotSetUp, doing+": the schema outboxd of this database is missing, or older than this program"
 		e.Fix = "outboxd setup brings the schema up to date"
 	case "42501":

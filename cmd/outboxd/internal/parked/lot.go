@@ -65,7 +65,11 @@ func (s Store) Open(ctx context.Context) (*Lot, *Contents, error) {
 		return nil, nil, err
 	}
 	l := &Lot{conn: conn, pipeline: s.Pipeline, holder: s.Holder}
-	contents, err := l.load(ctx)
+	err = l.follow(ctx)
+	var contents *Contents
+	if err == nil {
+		contents, err = l.load(ctx)
+	}
 	if err != nil {
 		l.Close()
 		return nil, nil, named("read what is parked", err)
@@ -85,6 +89,26 @@ func (l *Lot) Close() {
 const published = `(lpad(to_hex(w.epoch), 4, '0') || '.' || greatest(
 	lpad(to_hex((w.acked_lsn - '0/0'::pg_lsn)::bigint), 16, '0') || '.00000000',
 	lpad(to_hex((w.acked_commit - '0/0'::pg_lsn)::bigint), 16, '0') || '.' || lpad(to_hex(w.acked_events), 8, '0'))) COLLATE "C"`
+
+// follow gives what the server may send again after a failover the position with
+// which it comes then: the epoch is another, the place in the WAL the same. So it
+// is known to be parked, and stands where it belongs among what comes with it.
+func (l *Lot) follow(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
+	open := `p.pipeline = $1 AND p.state <> 'discarded' AND p.system_id = (SELECT system_id FROM leader)
+		AND left(p.position, 5) < (SELECT left(published, 5) FROM leader) AND substr(p.position, 6) >= (SELECT substr(published, 6) FROM leader)
+		AND NOT EXISTS (SELECT FROM outboxd.parked o WHERE o.pipeline = p.pipeline AND o.position > p.position AND substr(o.position, 6) = substr(p.position, 6))`
+	var leads bool
+	err := l.conn.QueryRow(ctx, `WITH `+fence+`, `+locked(open, "")+`, moved AS (
+		UPDATE outboxd.parked p SET position = left(leader.published, 5) || substr(p.position, 6) FROM leader, locked
+		WHERE p.pipeline = $1 AND p.position = locked.position)
+		SELECT EXISTS (SELECT FROM leader)`, l.pipeline, l.holder).Scan(&leads)
+	if err == nil && !leads {
+		return l.lostLead()
+	}
+	return err
+}
 
 func (l *Lot) load(ctx context.Context) (*Contents, error) {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
@@ -124,10 +148,10 @@ func (l *Lot) each(ctx context.Context, into []any, f func() error, query string
 }
 
 // fence is the CTE that every write joins: it has a row, with the position up
-// to which everything is published, only while the pipeline's witness is held
+// to which everything is published and the cluster that it is one of, only while the pipeline's witness is held
 // by $2.
 const fence = `leader AS MATERIALIZED (
-	SELECT ` + published + ` AS published FROM outboxd.witness w WHERE w.pipeline = $1 AND w.holder = $2 FOR SHARE)`
+	SELECT ` + published + ` AS published, w.system_id FROM outboxd.witness w WHERE w.pipeline = $1 AND w.holder = $2 FOR SHARE)`
 
 // locked is the CTE that every statement joins which changes rows p: it locks
 // those of the condition in the order of their positions. Without one order for
@@ -147,8 +171,8 @@ func (l *Lot) Park(ctx context.Context, events []Event) error {
 	var written int
 	err := l.conn.QueryRow(ctx, `WITH `+fence+`, written AS (
 		INSERT INTO outboxd.parked (pipeline, position, domain, destination, id, aggregatetype, aggregateid, type, payload, headers,
-			payload_kind, created_at, commit_time, size, reason, detail, behind, state)
-		SELECT $1, e.*, CASE WHEN e.behind THEN coalesce((
+			payload_kind, created_at, commit_time, size, reason, detail, behind, system_id, state)
+		SELECT $1, e.*, leader.system_id, CASE WHEN e.behind THEN coalesce((
 			SELECT nullif(p.state, 'discard') FROM outboxd.parked p WHERE p.pipeline = $1 AND p.domain = e.domain AND p.state <> 'discarded'
 			ORDER BY p.position DESC LIMIT 1), 'parked') ELSE 'parked' END
 		FROM leader CROSS JOIN unnest($3::text[], $4::bytea[], $5::text[], $6::bytea[], $7::bytea[], $8::bytea[], $9::bytea[],

@@ -202,6 +202,7 @@ func TestOpen(t *testing.T) {
 	unkeyed := event(at(0x3000, 0), "", "missing_key")
 	unkeyed.Domain = parked.Domain{}
 	park(t, lot, old, earlier, inside, outside, unkeyed)
+	y.exec("UPDATE outboxd.parked SET system_id = 'another' WHERE position LIKE '0001.%'")
 	y.exec("UPDATE outboxd.witness SET acked_commit = '0/2000', acked_events = 2")
 	y.exec("INSERT INTO outboxd.parked SELECT 'other', position, domain, destination, id, aggregatetype, aggregateid, type, payload, headers, payload_kind, created_at, commit_time, size, reason FROM outboxd.parked")
 	_, contents = y.open()
@@ -211,6 +212,32 @@ func TestOpen(t *testing.T) {
 		Domains:  map[parked.Domain]cdc.Position{old.Domain: earlier.Position, inside.Domain: inside.Position},
 		Repeated: map[cdc.Position]string{outside.Position: string(outside.ID), unkeyed.Position: string(unkeyed.ID)},
 	})
+}
+
+// TestRowsFollowFailover: what the server may send again in the next epoch has
+// its position there. What is published before that keeps its own, and so does
+// what is of another cluster.
+func TestRowsFollowFailover(t *testing.T) {
+	y := newYard(t)
+	lot, _ := y.open()
+	published, open, behind := event(at(0xff0, 0), "a", "too_large"), event(at(0x1000, 1), "b", "too_large"), event(at(0x2000, 0), "b", parked.Behind)
+	foreign, twice, gone := event(at(0x3000, 0), "c", "too_large"), event(at(0x4000, 0), "d", "too_large"), event(at(0x5000, 0), "e", "too_large")
+	park(t, lot, published, open, behind, foreign, twice, gone)
+	y.exec("UPDATE outboxd.parked SET system_id = 'another' WHERE aggregateid = 'c'")
+	y.exec("UPDATE outboxd.parked SET state = 'discarded' WHERE aggregateid = 'e'")
+	y.exec("UPDATE outboxd.witness SET epoch = 3, timeline = 2")
+	again := twice
+	again.Position.Epoch = 3
+	park(t, lot, again)
+
+	_, contents := y.open()
+	open.Position.Epoch, behind.Position.Epoch = 3, 3
+	expect(t, "domains", contents.Domains, map[parked.Domain]cdc.Position{
+		published.Domain: published.Position, open.Domain: open.Position, foreign.Domain: foreign.Position, twice.Domain: twice.Position})
+	expect(t, "repeated", contents.Repeated, map[cdc.Position]string{
+		open.Position: string(open.ID), behind.Position: string(behind.ID), again.Position: string(again.ID)})
+	_, contents = y.open()
+	expect(t, "known the second time", len(contents.Repeated), 3)
 }
 
 // TestOnlyTheHolderWrites: a relay that lost the slot changes nothing.
@@ -226,6 +253,8 @@ func TestOnlyTheHolderWrites(t *testing.T) {
 	_, err = lot.Settle(t.Context(), []cdc.Position{at(0x20, 0)}, nil)
 	expectCode(t, err, cdc.CodeLostLead)
 	_, err = lot.Settle(t.Context(), nil, []parked.Refusal{{Position: at(0x30, 0), Reason: "too_large"}})
+	expectCode(t, err, cdc.CodeLostLead)
+	_, _, err = y.store.Open(t.Context())
 	expectCode(t, err, cdc.CodeLostLead)
 	expect(t, "rows", y.states(), "discard retry retry")
 }

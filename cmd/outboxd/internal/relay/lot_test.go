@@ -62,6 +62,11 @@ func (y *yard) open(context.Context) (relay.Lot, *parked.Contents, error) {
 		if r.state == parked.Discarded {
 			continue
 		}
+		if r.Position.Commit >= acked && r.Position.Epoch != y.slot.epoch { // a failover
+			delete(y.rows, r.Position.String())
+			r.Position.Epoch = y.slot.epoch
+			y.rows[r.Position.String()] = r
+		}
 		c.Events++
 		c.Bytes += int64(r.Size())
 		if _, later := c.Domains[r.Domain]; !later && r.Domain != (parked.Domain{}) {

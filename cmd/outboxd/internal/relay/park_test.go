@@ -414,6 +414,43 @@ func TestParkAcrossRestart(t *testing.T) {
 	})
 }
 
+// TestParkAcrossFailover: what was parked just before comes again in another
+// epoch, with what is before it in the WAL. It is parked once, and keeps its
+// place behind that.
+func TestParkAcrossFailover(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		b := newBench(t)
+		y := b.park(relay.ParkKey)
+		b.broker.Limit = limit(event(1))
+		lost := true
+		b.broker.Script = func(*publisher.Record) publishertest.Answer {
+			if lost {
+				return publishertest.Answer{After: time.Hour}
+			}
+			return publishertest.Answer{}
+		}
+		b.DrainTimeout = time.Second
+		b.insertKeys(0, "a", "a", "a")
+		b.start()
+		settle(3 * time.Second)
+		b.expect("parked before", y.parked(), "e001:too_large e002:behind")
+		_ = b.finish()
+		lost = false
+		b.slot.crash()
+		b.slot.failOver()
+		b.start()
+		settle(3 * time.Second)
+		b.expect("parked", y.parked(), "e001:too_large e002:behind")
+		b.expect("a", b.order("a"), "e000")
+		b.broker.Limit = nil
+		y.mark(parked.Retry)
+		settle(3 * time.Second)
+		b.expect("released", b.order("a"), "e000 e001 e002")
+		b.expect("position", header(b.broker.Stored()[1], "ce_sequence"), "0002.0000000000001100.00000000")
+		_ = b.finish()
+	})
+}
+
 // TestParkedLimit (P5): at the limit the pipeline waits, visibly, and goes on by
 // itself once something was discarded.
 func TestParkedLimit(t *testing.T) {
