@@ -52,12 +52,16 @@ type Delivered struct {
 }
 
 // Sample is what an onlooker saw of a running relay: first the position that
-// the slot had confirmed, then the ends of the broker's logs. Everything that
-// committed before the one must lie before the other.
+// the slot had confirmed, then what was parked, then the ends of the broker's
+// logs. Everything that committed before the first must be among the second or
+// lie before the third.
 type Sample struct {
 	// Confirmed is confirmed_flush_lsn in the form of the middle of a
 	// position: 16 hexadecimal digits.
 	Confirmed string
+	// Parked are the ids of the events that were parked or had been discarded,
+	// sorted.
+	Parked []string
 	// Ends is the offset of the next record of each log; a log that is not
 	// there was empty.
 	Ends map[string]int64
@@ -78,7 +82,8 @@ type Verdict struct {
 	Changed        int // payload bytes differ
 	Misplaced      int // wrong domain, a position that does not rise with the order, or a second log of one domain
 	// Premature counts events that a slot had confirmed before the broker had
-	// stored them: a crash at that moment would have lost them.
+	// stored them or they were parked: a crash at that moment would have lost
+	// them.
 	Premature  int
 	Samples    int // how often it was looked
 	Duplicates int // deliveries beyond the first
@@ -153,7 +158,12 @@ func (v *Verdict) missing(written []Written, seen map[string]*delivery) {
 	}
 }
 
-// premature compares each sample with what was stored by then. An event that
+func (s *Sample) parked(id string) bool {
+	_, found := slices.BinarySearch(s.Parked, id)
+	return found
+}
+
+// premature compares each sample with what was stored or parked by then. An event that
 // was never stored is lost, and counted there.
 func (v *Verdict) premature(delivered []Delivered, samples []Sample) {
 	first := make(map[string]bool, len(delivered))
@@ -168,7 +178,7 @@ func (v *Verdict) premature(delivered []Delivered, samples []Sample) {
 		_, commit, _ := strings.Cut(d.Position, ".")
 		commit, _, _ = strings.Cut(commit, ".")
 		for _, s := range samples {
-			if commit < s.Confirmed && d.Offset >= s.Ends[d.Log] {
+			if commit < s.Confirmed && d.Offset >= s.Ends[d.Log] && !s.parked(d.ID) {
 				v.Premature++
 				v.example("confirmed too early: event %s at %s, position %s, when %s was confirmed and the log ended at %d", d.ID, d.Place, d.Position, s.Confirmed, s.Ends[d.Log])
 				break

@@ -194,6 +194,8 @@ func TestJudgeSamples(t *testing.T) {
 		"not stored, not confirmed": {checker.Sample{Confirmed: "0000000000000200", Ends: map[string]int64{"topic 0": 5}}, 0},
 		"not stored, confirmed":     {checker.Sample{Confirmed: "0000000000000201", Ends: map[string]int64{"topic 0": 5}}, 1},
 		"no log yet, confirmed":     {checker.Sample{Confirmed: "0000000000000201"}, 1},
+		"parked, confirmed":         {checker.Sample{Confirmed: "0000000000000201", Parked: []string{"d", id, "f"}}, 0},
+		"others parked, confirmed":  {checker.Sample{Confirmed: "0000000000000201", Parked: []string{"d", "f"}}, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			v := checker.Judge(written, delivered, tt.sample)

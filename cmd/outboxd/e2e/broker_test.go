@@ -27,8 +27,8 @@ type broker interface {
 	domain(aggregateType, aggregateID string) string
 	// read reads until done says so of the number of distinct events.
 	read(ctx context.Context, done func(distinct int) bool) []checker.Delivered
-	// watch compares what is confirmed with what arrived while do runs, if the
-	// broker can tell; sampled returns what it saw.
+	// watch compares what is confirmed with what arrived or is parked while do
+	// runs, if the broker can tell; sampled returns what it saw.
 	watch(s *site, do func())
 	sampled() []checker.Sample
 }
@@ -58,10 +58,10 @@ func topics(prefix string) []string {
 }
 
 // watch has somebody look from outside, while do runs, that nothing is
-// confirmed which the broker does not have.
+// confirmed which neither the broker has nor the table of parked events.
 func (k *kafkaEnd) watch(s *site, do func()) {
 	s.t.Helper()
-	o := workload.Onlooker{Database: s.admin, Slot: "outboxd_" + s.pipeline, Brokers: k.brokers, Topics: topics(k.prefix)}
+	o := workload.Onlooker{Database: s.admin, Pipeline: s.pipeline, Slot: "outboxd_" + s.pipeline, Brokers: k.brokers, Topics: topics(k.prefix)}
 	ctx, stop := context.WithCancel(s.t.Context())
 	defer stop()
 	watched := make(chan error, 1)

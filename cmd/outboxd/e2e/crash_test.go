@@ -12,7 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/outboxd/outboxd/internal/checker"
 	"github.com/outboxd/outboxd/internal/checker/workload"
 	"github.com/outboxd/outboxd/internal/crashpoint"
 )
@@ -97,7 +96,7 @@ func (c crash) parking(i int, letter, broker string, open func(*testing.T) limit
 	var end limited
 	arrange := func(f *faultRun) {
 		end = open(f.t)
-		f.end, f.flags = unwatched{end.broker.(matrixEnd)}, end.args()
+		f.end, f.flags = end.broker.(matrixEnd), end.args()
 		f.load = workload.Options{Seed: 1, Writers: 2, Keys: 20, MaxEvents: 50, Emit: 20, Pause: 5 * time.Millisecond}
 	}
 	return c.row(i, letter, broker, arrange, func(f *faultRun) {
@@ -120,13 +119,6 @@ func (c crash) parking(i int, letter, broker string, open func(*testing.T) limit
 		f.site.handedBack()
 	})
 }
-
-// unwatched is for brokers that refuse: what is parked is confirmed, and not
-// with them.
-type unwatched struct{ matrixEnd }
-
-func (unwatched) watch(_ *site, do func())  { do() }
-func (unwatched) sampled() []checker.Sample { return nil }
 
 // dies is c where nothing is parked.
 func (c crash) dies(f *faultRun) {

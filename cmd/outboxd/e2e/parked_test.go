@@ -120,21 +120,23 @@ func TestOnlyTheCulpritIsParked(t *testing.T) {
 			end := limitedKafka(t)
 			s := newSite(t, devtest.Database(t))
 			var h workload.History
-			written := writeLarge(t, s.app, end, &h, events, keys, culprits)
+			waiting := writeLarge(t, s.app, end, &h, events, keys, culprits)
 			args := end.args()
 			args[1] += row.option
-			r := s.run(args...)
-			eventually(t, time.Minute, "everything is published or parked", func() bool {
-				return int(r.metric("outboxd_events_published_total"))+s.parkedEvents() >= events
+			end.watch(s, func() {
+				r := s.run(args...)
+				eventually(t, time.Minute, "everything is published or parked", func() bool {
+					return int(r.metric("outboxd_events_published_total"))+s.parkedEvents() >= events
+				})
+				if large, behind := s.parkedFor("too_large"), s.parkedFor("behind"); large != culprits || behind != waiting {
+					t.Errorf("parked %d too large and %d behind, want %d and %d", large, behind, culprits, waiting)
+				}
+				if n := r.metric(`outboxd_sessions_total{pipeline="` + s.pipeline + `",reason="poison_pending"}`); n > row.sessions || (n == 0) != (row.sessions == 0) {
+					t.Errorf("%v sessions ended for %d events", n, culprits)
+				}
+				end.lift()
+				s.handedBack()
 			})
-			if large, behind := s.parkedFor("too_large"), s.parkedFor("behind"); large != culprits || behind != written {
-				t.Errorf("parked %d too large and %d behind, want %d and %d", large, behind, culprits, written)
-			}
-			if n := r.metric(`outboxd_sessions_total{pipeline="` + s.pipeline + `",reason="poison_pending"}`); n > row.sessions {
-				t.Errorf("%v sessions ended for %d events", n, culprits)
-			}
-			end.lift()
-			s.handedBack()
 			judge(t, &h, end, 0)
 		})
 	}
@@ -192,7 +194,7 @@ func TestParkedUnderKills(t *testing.T) {
 			load := mixed(s, end)
 			load.Writers = 4
 			var h workload.History
-			underLoad(t, load, &h, func() {
+			disturb := func() {
 				for i := range 4 {
 					r := run()
 					eventually(t, time.Minute, "something is parked", func() bool { return r.metric("outboxd_events_parked_total") > 20 })
@@ -217,8 +219,11 @@ func TestParkedUnderKills(t *testing.T) {
 				}
 				run().ready()
 				s.parked("retry", "--all")
+			}
+			end.watch(s, func() {
+				underLoad(t, load, &h, disturb)
+				s.handedBack()
 			})
-			s.handedBack()
 			judgeKilled(t, &h, end, 100_000, 100)
 		})
 	}

@@ -14,9 +14,10 @@ import (
 )
 
 // Onlooker compares from outside, at random moments, what a slot has confirmed
-// with what the topics hold.
+// with what is parked and what the topics hold.
 type Onlooker struct {
-	Database string // of a role that may read pg_replication_slots
+	Database string // of a role that may read pg_replication_slots and outboxd.parked
+	Pipeline string
 	Slot     string
 	Brokers  []string
 	Topics   []string
@@ -31,6 +32,7 @@ func (o *Onlooker) Watch(ctx context.Context) ([]checker.Sample, error) {
 	}
 	defer client.Close()
 	admin := kadm.NewClient(client)
+	ids := map[string]string{} // one copy of each, however many samples have it
 	var samples []checker.Sample
 	for {
 		select {
@@ -38,14 +40,15 @@ func (o *Onlooker) Watch(ctx context.Context) ([]checker.Sample, error) {
 			return samples, nil
 		case <-time.After(20*time.Millisecond + rand.N(200*time.Millisecond)):
 		}
-		if s, err := o.look(ctx, admin); err == nil {
+		if s, err := o.look(ctx, admin, ids); err == nil {
 			samples = append(samples, s)
 		}
 	}
 }
 
-// look asks the slot first: what is stored in between is no excuse for it.
-func (o *Onlooker) look(ctx context.Context, admin *kadm.Client) (checker.Sample, error) {
+// look asks the slot first: what is stored in between is no excuse for it. What is
+// parked comes before the topics: a row goes when its event is in one of them.
+func (o *Onlooker) look(ctx context.Context, admin *kadm.Client, ids map[string]string) (checker.Sample, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	s := checker.Sample{Ends: map[string]int64{}}
@@ -56,6 +59,9 @@ func (o *Onlooker) look(ctx context.Context, admin *kadm.Client) (checker.Sample
 	defer conn.Close(context.WithoutCancel(ctx))
 	err = conn.QueryRow(ctx, "SELECT lpad(to_hex((confirmed_flush_lsn - '0/0')::bigint), 16, '0') FROM pg_replication_slots WHERE slot_name = $1", o.Slot).Scan(&s.Confirmed)
 	if err != nil {
+		return s, err
+	}
+	if s.Parked, err = o.parked(ctx, conn, ids); err != nil {
 		return s, err
 	}
 	ends, err := admin.ListEndOffsets(ctx, o.Topics...)
@@ -71,6 +77,22 @@ func (o *Onlooker) look(ctx context.Context, admin *kadm.Client) (checker.Sample
 		s.Ends[logName(end.Topic, end.Partition)] = end.Offset
 	})
 	return s, unknown
+}
+
+// parked returns the ids of what is parked or was discarded.
+func (o *Onlooker) parked(ctx context.Context, conn *pgx.Conn, ids map[string]string) ([]string, error) {
+	rows, err := conn.Query(ctx, "SELECT convert_from(id, 'UTF8') FROM outboxd.parked WHERE pipeline = $1 AND id IS NOT NULL ORDER BY id", o.Pipeline)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (string, error) {
+		var id string
+		err := row.Scan(&id)
+		if _, known := ids[id]; !known {
+			ids[id] = id
+		}
+		return ids[id], err
+	})
 }
 
 func logName(topic string, partition int32) string { return fmt.Sprintf("%s %d", topic, partition) }
