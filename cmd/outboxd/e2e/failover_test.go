@@ -192,6 +192,34 @@ func TestFailover(t *testing.T) {
 	}
 }
 
+// TestFailoverWithParkedEvents loses the primary and the relay while events are
+// parked. What the server sends again in the next epoch is not parked twice, and
+// every key is handed back.
+func TestFailoverWithParkedEvents(t *testing.T) {
+	var p *pair
+	end := limitedKafka(t)
+	f := &faultRun{t: t, end: end.broker.(matrixEnd), flags: end.args()}
+	f.begin(func(f *faultRun) { p = newPair(f, "18", devenv.StandbyOptions{Synchronous: true}) })
+	defer func() { f.stopLoad() }()
+	p.synced(f.site.slot())
+	eventually(t, time.Minute, "enough is parked", func() bool { return f.site.parkedEvents() > 20 })
+	p.kill()
+	f.relay.kill()
+	f.start()
+	f.relay.says(http.StatusServiceUnavailable, "database_unreachable")
+	p.promote()
+	f.failsOver()
+	if twice := f.site.value("SELECT coalesce(string_agg(convert_from(id, 'UTF8'), ' '), '') FROM (SELECT id FROM outboxd.parked GROUP BY id HAVING count(*) > 1) twice"); twice != "" {
+		t.Errorf("parked twice: %s", twice)
+	}
+	end.lift()
+	f.site.handedBack()
+	if err := f.history.Resolve(t.Context(), f.site.app); err != nil {
+		t.Fatal(err)
+	}
+	f.judged(f.finish(), mostRepeated, mostInFlight)
+}
+
 // TestAsynchronousFailover: the new primary lacks transactions that were
 // committed, and published, last, and uses their LSNs for others. Those are
 // published; of what it lacks, anything may have been.
