@@ -478,9 +478,11 @@ func TestPositionTaken(t *testing.T) {
 // TestNotMigrated names what is missing.
 func TestNotMigrated(t *testing.T) {
 	y := newYard(t)
-	y.exec("DROP TABLE outboxd.parked")
-	_, _, err := y.store.Open(t.Context())
-	expectCode(t, err, cdc.CodeNotSetUp, "older than this program", "outboxd setup")
+	for _, sql := range []string{"ALTER TABLE outboxd.parked DROP COLUMN system_id", "DROP TABLE outboxd.parked"} {
+		y.exec(sql)
+		_, _, err := y.store.Open(t.Context())
+		expectCode(t, err, cdc.CodeNotSetUp, "older than this program", "outboxd setup")
+	}
 }
 
 // TestInherit: what is only behind a released event follows it, up to the next

@@ -16,7 +16,7 @@ import (
 )
 
 // TestParkingAgainstOracle: random events, poison, retries, discards, lost
-// brokers, stops and takeovers. Whatever happens, of each key the first
+// brokers, stops, takeovers, crashes and failovers. Whatever happens, of each key the first
 // deliveries are in order, nothing that is discarded is delivered, and in the
 // end every event was delivered or discarded.
 func TestParkingAgainstOracle(t *testing.T) {
@@ -80,7 +80,7 @@ func (p *play) inspect(r *publisher.Record) error {
 }
 
 func (p *play) step() {
-	switch p.rng.IntN(12) {
+	switch p.rng.IntN(13) {
 	case 0, 1:
 		p.y.mark(parked.Retry, p.someParked()...)
 	case 2:
@@ -105,6 +105,15 @@ func (p *play) step() {
 		p.b.broker.Cut()
 		settle(3 * time.Second)
 		p.b.slot.take(false)
+	case 7: // another process knows what the witness says, maybe in another epoch
+		if err := p.b.finish(); err != nil {
+			p.b.t.Error(err)
+		}
+		p.b.slot.rewind(p.y.witness)
+		if p.rng.IntN(2) == 0 {
+			p.b.slot.failOver()
+		}
+		p.b.start()
 	default:
 		for range 1 + p.rng.IntN(6) {
 			p.insert()

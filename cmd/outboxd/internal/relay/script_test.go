@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -210,6 +211,18 @@ func (s *script) crash() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.acked, s.prefix, s.stats.Acked = map[place]bool{}, 0, 0
+}
+
+// rewind forgets every ack from a position on: the witness was not written since.
+func (s *script) rewind(to cdc.LSN) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	maps.DeleteFunc(s.acked, func(p place, _ bool) bool { return p.commit >= to })
+	s.prefix = 0
+	for s.prefix < len(s.messages) && s.messages[s.prefix].Commit < to {
+		s.prefix++
+	}
+	s.stats.Acked = to
 }
 
 // lose takes what is not acked out of the WAL.
