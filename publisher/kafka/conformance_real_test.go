@@ -9,6 +9,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 
 	"github.com/outboxd/outboxd/internal/devenv/devtest"
+	"github.com/outboxd/outboxd/publisher"
 	"github.com/outboxd/outboxd/publisher/kafka"
 	"github.com/outboxd/outboxd/publisher/publishertest"
 )
@@ -16,6 +17,7 @@ import (
 // TestIllegalTopicReal: the fake cluster takes any name.
 func TestIllegalTopicReal(t *testing.T) {
 	s := openSession(t, kafka.Config{Brokers: devtest.Kafka(t), CreateTopics: true})
+	wantPoison(t, s.pub.Inspect(t.Context(), &publisher.Record{Topic: "no/such topic"}), "bad_topic", kerr.InvalidTopicException)
 	wantPoison(t, s.wait(s.publish("no/such topic", "k", nil)), "bad_topic", kerr.InvalidTopicException)
 }
 

@@ -61,6 +61,20 @@ func TestMissingTopic(t *testing.T) {
 	}
 }
 
+// TestInspectIsNoVerdictOnTheWorld: a missing topic says nothing of a record,
+// and the publisher goes on.
+func TestInspectIsNoVerdictOnTheWorld(t *testing.T) {
+	brokers := fakeCluster(t).ListenAddrs()
+	topic := newTopic(t, brokers, 1)
+	s := openSession(t, kafka.Config{Brokers: brokers})
+	if err := s.pub.Inspect(t.Context(), &publisher.Record{Topic: "no.such"}); err != nil {
+		t.Errorf("a record for a missing topic: %v", err)
+	}
+	if err := s.wait(s.publish(topic, "k", nil)); err != nil {
+		t.Errorf("a record after it: %v", err)
+	}
+}
+
 // TestTopicAppearsTooLate creates a missing topic while the record that missed
 // it waits in its lane: the next record must not pass it.
 func TestTopicAppearsTooLate(t *testing.T) {
