@@ -12,9 +12,8 @@ import (
 )
 
 const (
-	// queryTimeout bounds a query that moves few bytes, writeTimeout one that
-	// may move an event of any size.
-	queryTimeout = 10 * time.Second
+	// writeTimeout bounds a statement, which may move an event of any size or
+	// mark everything that is parked.
 	writeTimeout = 60 * time.Second
 
 	// Bounds of one look for marked rows: the rows that are read at once, their

@@ -58,14 +58,19 @@ func (l *Lot) marked(ctx context.Context, passed cdc.Position, aside []string) (
 	if err != nil {
 		return m, err
 	}
-	rows, err := l.conn.Query(ctx, `
+	// A key may have 100,000 events: the first that stays is looked for once, and
+	// not for each of them.
+	rows, err := l.conn.Query(ctx, `WITH stays AS MATERIALIZED (
+			SELECT e.domain, min(e.position) AS first FROM outboxd.parked e JOIN outboxd.witness w USING (pipeline)
+			WHERE e.pipeline = $1 AND e.domain IN (SELECT domain FROM outboxd.parked WHERE pipeline = $1 AND state = 'retry') AND e.state <> 'discarded'
+			AND (e.state <> 'retry' OR NOT e.behind AND e.position >= `+published+` OR `+target("e")+` = ANY ($5::text[]))
+			GROUP BY e.domain)
 		SELECT position, domain, destination, id, aggregatetype, aggregateid, type, payload, headers, payload_kind, created_at, commit_time, reason
 		FROM outboxd.parked JOIN (
-			SELECT position, sum(size) OVER (ORDER BY position) - size AS before FROM outboxd.parked p JOIN outboxd.witness w USING (pipeline)
+			SELECT position, sum(size) OVER (ORDER BY position) - size AS before
+			FROM outboxd.parked p JOIN outboxd.witness w USING (pipeline) LEFT JOIN stays USING (domain)
 			WHERE p.pipeline = $1 AND p.state = 'retry' AND (p.position < `+published+` OR p.behind AND p.position <= $4)
-			AND `+target("p")+` <> ALL ($5::text[]) AND NOT EXISTS (
-				SELECT FROM outboxd.parked e WHERE e.pipeline = p.pipeline AND e.domain = p.domain AND e.position < p.position
-				AND (e.state IN ('parked', 'discard') OR NOT e.behind AND e.position >= `+published+` OR `+target("e")+` = ANY ($5::text[])))
+			AND `+target("p")+` <> ALL ($5::text[]) AND (first IS NULL OR p.position < first)
 			ORDER BY position LIMIT $2) head USING (position)
 		WHERE pipeline = $1 AND before < $3 ORDER BY position`, l.pipeline, maxRetries, maxRetryBytes, passed.String(), append([]string{}, aside...)) // not NULL
 	if err != nil {
@@ -121,7 +126,7 @@ type Refusal struct {
 // those that were refused. What is parked only behind a published one gets its
 // mark, up to the next that has a reason of its own.
 func (l *Lot) Settle(ctx context.Context, published []cdc.Position, refused []Refusal) (Change, error) {
-	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
 	gone := make([]string, len(published))
 	for i, p := range published {
@@ -163,11 +168,14 @@ const (
 		SELECT unnest($3::text[]) UNION ALL
 		SELECT b.position FROM outboxd.parked b WHERE b.pipeline = $1 AND b.behind AND b.state = 'parked' AND b.domain IN (
 			SELECT domain FROM outboxd.parked WHERE pipeline = $1 AND position = ANY ($3::text[])))`
-	inherited = `inherited AS (
-		UPDATE outboxd.parked p SET state = 'retry', marked_at = now(), marked_by = '' FROM locked
-		WHERE p.pipeline = $1 AND p.position = locked.position AND p.behind AND p.state = 'parked'
-		AND NOT EXISTS (SELECT FROM outboxd.parked e WHERE e.pipeline = $1 AND e.domain = p.domain AND e.position < p.position
-			AND e.state IN ('parked', 'discard') AND NOT e.behind))`
+	inherited = `stays AS MATERIALIZED (
+		SELECT e.domain, min(e.position) AS first FROM outboxd.parked e
+		WHERE e.pipeline = $1 AND e.domain IN (SELECT domain FROM outboxd.parked WHERE pipeline = $1 AND position = ANY ($3::text[]))
+		AND e.state IN ('parked', 'discard') AND NOT e.behind GROUP BY e.domain),
+	inherited AS (
+		UPDATE outboxd.parked p SET state = 'retry', marked_at = now(), marked_by = ''
+		FROM (SELECT position, first FROM locked JOIN outboxd.parked q USING (position) LEFT JOIN stays USING (domain) WHERE q.pipeline = $1) heirs
+		WHERE p.pipeline = $1 AND p.position = heirs.position AND p.behind AND p.state = 'parked' AND (first IS NULL OR p.position < first))`
 )
 
 // change runs a fenced statement that takes rows p out of the lot, of those that

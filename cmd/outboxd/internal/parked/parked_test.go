@@ -311,7 +311,9 @@ func (y *yard) claimMeetsWrite() bool {
 func TestMarksWaitForTheWitness(t *testing.T) {
 	y := newYard(t)
 	lot, _ := y.open()
-	park(t, lot, event(at(0x1000, 0), "a", "too_large"), event(at(0x1000, 1), "b", parked.Behind), event(at(0x1000, 2), "c", "too_large"))
+	unkeyed := event(at(0x1000, 2), "", "missing_key")
+	unkeyed.Domain = parked.Domain{}
+	park(t, lot, event(at(0x1000, 0), "a", "too_large"), event(at(0x1000, 1), "b", parked.Behind), unkeyed)
 	y.exec("UPDATE outboxd.parked SET state = CASE WHEN aggregateid = 'a' THEN 'discard' ELSE 'retry' END")
 	m := marked(t, lot)
 	expect(t, "marks before", [2]int{m.Discarded.Events, len(m.Retries)}, [2]int{})
@@ -507,6 +509,28 @@ func TestInherit(t *testing.T) {
 	y.exec("UPDATE outboxd.parked SET state = 'discard'")
 	park(t, lot, event(at(0xa0, 0), "a", parked.Behind))
 	expect(t, "rows", y.states(), "discard discard discard discard discard discard discard discard parked")
+}
+
+// TestManyOfOneKey: the key of a busy writer is released, however much of it is
+// parked; none of the statements looks through all of it for each event.
+func TestManyOfOneKey(t *testing.T) {
+	const n = 50_000
+	y := newYard(t)
+	lot, _ := y.open()
+	park(t, lot, event(at(0x10, 0), "a", "too_large"))
+	y.exec(`INSERT INTO outboxd.parked (pipeline, position, domain, payload, payload_kind, commit_time, size, reason, behind)
+		SELECT 'p', '0002.' || lpad(to_hex(16 + i), 16, '0') || '.00000000', domain, 'x', 'json', now(), 100, 'behind', true
+		FROM outboxd.parked, generate_series(1, $1) i`, n)
+	y.publishedTo(1 << 40)
+	desk := y.desk()
+	if _, err := desk.Mark(t.Context(), parked.Selection{IDs: []string{at(0x10, 0).String()}}, parked.Retry, ""); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := lot.Settle(t.Context(), positions(marked(t, lot).Retries), nil); err != nil {
+		t.Fatal(err)
+	}
+	next := marked(t, lot).Retries
+	expect(t, "retries", [2]any{len(next), next[0].Position}, [2]any{500, at(0x11, 0)})
 }
 
 // TestManyKeys: what is known of 100,000 parked keys takes less than 64 MB, also
