@@ -154,13 +154,10 @@ func (d *Desk) Wait(ctx context.Context, positions []string) (refused int, err e
 	defer t.Stop()
 	for {
 		var open int
-		err := d.conn.QueryRow(ctx, `WITH marked AS MATERIALIZED (
-				SELECT position, state, domain FROM outboxd.parked WHERE pipeline = $1 AND position = ANY ($2::text[]) AND state <> 'discarded'),
-			stays AS MATERIALIZED (
-				SELECT domain, min(position) AS first FROM outboxd.parked WHERE pipeline = $1 AND domain IN (SELECT domain FROM marked) AND state = 'parked' GROUP BY domain)
-			SELECT count(*) FILTER (WHERE NOT refused), count(*) FILTER (WHERE refused)
-			FROM (SELECT state = 'parked' OR state = 'retry' AND coalesce(first < position, false) AS refused FROM marked LEFT JOIN stays USING (domain)) rows`,
-			d.pipeline, positions).Scan(&open, &refused)
+		err := d.conn.QueryRow(ctx, `SELECT count(*) FILTER (WHERE state <> 'parked' AND NOT stuck), count(*) FILTER (WHERE state = 'parked' OR stuck)
+			FROM (SELECT state, state = 'retry' AND EXISTS (SELECT FROM outboxd.parked e WHERE e.pipeline = p.pipeline AND e.domain = p.domain
+				AND e.position < p.position AND e.state = 'parked') AS stuck
+				FROM outboxd.parked p WHERE pipeline = $1 AND position = ANY ($2::text[]) AND state <> 'discarded') marked`, d.pipeline, positions).Scan(&open, &refused)
 		if err != nil {
 			return 0, named("look what became of the events", err)
 		}

@@ -58,19 +58,14 @@ func (l *Lot) marked(ctx context.Context, passed cdc.Position, aside []string) (
 	if err != nil {
 		return m, err
 	}
-	// A key may have 100,000 events: the first that stays is looked for once, and
-	// not for each of them.
-	rows, err := l.conn.Query(ctx, `WITH stays AS MATERIALIZED (
-			SELECT e.domain, min(e.position) AS first FROM outboxd.parked e JOIN outboxd.witness w USING (pipeline)
-			WHERE e.pipeline = $1 AND e.domain IN (SELECT domain FROM outboxd.parked WHERE pipeline = $1 AND state = 'retry') AND e.state <> 'discarded'
-			AND (e.state <> 'retry' OR NOT e.behind AND e.position >= `+published+` OR `+target("e")+` = ANY ($5::text[]))
-			GROUP BY e.domain)
+	rows, err := l.conn.Query(ctx, `
 		SELECT position, domain, destination, id, aggregatetype, aggregateid, type, payload, headers, payload_kind, created_at, commit_time, reason
 		FROM outboxd.parked JOIN (
-			SELECT position, sum(size) OVER (ORDER BY position) - size AS before
-			FROM outboxd.parked p JOIN outboxd.witness w USING (pipeline) LEFT JOIN stays USING (domain)
+			SELECT position, sum(size) OVER (ORDER BY position) - size AS before FROM outboxd.parked p JOIN outboxd.witness w USING (pipeline)
 			WHERE p.pipeline = $1 AND p.state = 'retry' AND (p.position < `+published+` OR p.behind AND p.position <= $4)
-			AND `+target("p")+` <> ALL ($5::text[]) AND (first IS NULL OR p.position < first)
+			AND `+target("p")+` <> ALL ($5::text[]) AND NOT EXISTS (
+				SELECT FROM outboxd.parked e WHERE e.pipeline = p.pipeline AND e.domain = p.domain AND e.position < p.position
+				AND (e.state IN ('parked', 'discard') OR NOT e.behind AND e.position >= `+published+` OR `+target("e")+` = ANY ($5::text[])))
 			ORDER BY position LIMIT $2) head USING (position)
 		WHERE pipeline = $1 AND before < $3 ORDER BY position`, l.pipeline, maxRetries, maxRetryBytes, passed.String(), append([]string{}, aside...)) // not NULL
 	if err != nil {
@@ -136,8 +131,8 @@ func (l *Lot) Settle(ctx context.Context, published []cdc.Position, refused []Re
 	for i, r := range refused {
 		positions[i], reasons[i], details[i] = r.Position.String(), clean(r.Reason), clean(r.Detail)
 	}
-	change, err := l.change(ctx, locked(settled, "")+", "+inherited, `
-		DELETE FROM outboxd.parked p USING locked WHERE p.pipeline = $1 AND p.position = ANY ($3::text[]) AND p.position = locked.position`, gone)
+	change, err := l.change(ctx, heirs+", "+locked(settled, "")+", "+inherited, `
+		DELETE FROM outboxd.parked p USING locked WHERE p.pipeline = $1 AND p.position = ANY ($3::text[]) AND p.position = locked.position`, gone, maxRetries)
 	if err == nil && len(refused) > 0 {
 		err = l.refuse(ctx, positions, reasons, details)
 	}
@@ -161,27 +156,28 @@ func (l *Lot) refuse(ctx context.Context, positions, reasons, details []string) 
 	return err
 }
 
-// settled says which rows a Settle changes: the published ones, $3, and what is
-// parked only behind them; inherited is the CTE that marks those.
+// heirs is the CTE with what a Settle changes: the published rows, $3, and of each
+// of their domains the next that are parked only behind them, $4 at most;
+// inherited marks those. A key may have 100,000 events: they inherit page by page.
 const (
-	settled = `EXISTS (SELECT FROM leader) AND p.pipeline = $1 AND p.position IN (
-		SELECT unnest($3::text[]) UNION ALL
-		SELECT b.position FROM outboxd.parked b WHERE b.pipeline = $1 AND b.behind AND b.state = 'parked' AND b.domain IN (
-			SELECT domain FROM outboxd.parked WHERE pipeline = $1 AND position = ANY ($3::text[])))`
-	inherited = `stays AS MATERIALIZED (
-		SELECT e.domain, min(e.position) AS first FROM outboxd.parked e
-		WHERE e.pipeline = $1 AND e.domain IN (SELECT domain FROM outboxd.parked WHERE pipeline = $1 AND position = ANY ($3::text[]))
-		AND e.state IN ('parked', 'discard') AND NOT e.behind GROUP BY e.domain),
-	inherited AS (
-		UPDATE outboxd.parked p SET state = 'retry', marked_at = now(), marked_by = ''
-		FROM (SELECT position, first FROM locked JOIN outboxd.parked q USING (position) LEFT JOIN stays USING (domain) WHERE q.pipeline = $1) heirs
-		WHERE p.pipeline = $1 AND p.position = heirs.position AND p.behind AND p.state = 'parked' AND (first IS NULL OR p.position < first))`
+	heirs = `heirs AS MATERIALIZED (
+		SELECT unnest($3::text[]) AS position UNION ALL
+		SELECT heir.position FROM (SELECT DISTINCT domain FROM outboxd.parked WHERE pipeline = $1 AND position = ANY ($3::text[])) d
+		CROSS JOIN LATERAL (SELECT min(position) AS position FROM outboxd.parked e
+			WHERE e.pipeline = $1 AND e.domain = d.domain AND e.state IN ('parked', 'discard') AND NOT e.behind) stays
+		CROSS JOIN LATERAL (SELECT b.position FROM outboxd.parked b
+			WHERE b.pipeline = $1 AND b.domain = d.domain AND b.behind AND b.state = 'parked' AND (stays.position IS NULL OR b.position < stays.position)
+			ORDER BY b.position LIMIT $4) heir)`
+	settled   = `EXISTS (SELECT FROM leader) AND p.pipeline = $1 AND p.position IN (SELECT position FROM heirs)`
+	inherited = `inherited AS (
+		UPDATE outboxd.parked p SET state = 'retry', marked_at = now(), marked_by = '' FROM locked
+		WHERE p.pipeline = $1 AND p.position = locked.position AND p.behind AND p.state = 'parked')`
 )
 
 // change runs a fenced statement that takes rows p out of the lot, of those that
 // the CTE locked before it has locked, and says what it took. $1 is the pipeline,
-// $2 the holder, $3 arg.
-func (l *Lot) change(ctx context.Context, before, statement string, arg any) (c Change, err error) {
+// $2 the holder, args are what follows.
+func (l *Lot) change(ctx context.Context, before, statement string, args ...any) (c Change, err error) {
 	leads := false
 	domains := map[Domain]bool{}
 	var domain []byte
@@ -198,7 +194,7 @@ func (l *Lot) change(ctx context.Context, before, statement string, arg any) (c 
 		return nil
 	}, `WITH `+fence+`, `+before+`, changed AS (`+statement+` RETURNING p.domain, p.size)
 		SELECT EXISTS (SELECT FROM leader), changed.domain, changed.size FROM (SELECT) always LEFT JOIN changed ON true`,
-		l.pipeline, l.holder, arg)
+		append([]any{l.pipeline, l.holder}, args...)...)
 	switch {
 	case err != nil:
 		return c, err

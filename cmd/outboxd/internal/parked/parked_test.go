@@ -512,7 +512,7 @@ func TestInherit(t *testing.T) {
 }
 
 // TestManyOfOneKey: the key of a busy writer is released, however much of it is
-// parked; none of the statements looks through all of it for each event.
+// parked: settling does not look through all of it for each event.
 func TestManyOfOneKey(t *testing.T) {
 	const n = 50_000
 	y := newYard(t)
