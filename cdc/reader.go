@@ -210,17 +210,12 @@ func (r *Reader) open(ctx context.Context, sql *pgx.Conn, standsBy bool) (*Strea
 	if err != nil {
 		return nil, err
 	}
-	if w != nil {
-		if err := checkFingerprint(&r.cfg, pub, w); err != nil {
-			return nil, err
-		}
-	}
 	timeout := senderTimeout(srv.senderTimeout)
 	repl, err := connectReplication(ctx, &r.cfg, srv.version, timeout)
 	if err != nil {
 		return nil, err
 	}
-	s, err := r.take(ctx, sql, repl, srv, pub, timeout)
+	s, err := r.take(ctx, sql, repl, srv, w, pub, timeout)
 	if err != nil {
 		closeReplication(repl)
 		return nil, err
@@ -250,20 +245,27 @@ func (r *Reader) look(ctx context.Context, sql *pgx.Conn, srv server, standsBy b
 			Detail: fmt.Sprintf("the relay that leads pipeline %s (%s) runs with another configuration", r.cfg.Pipeline, w.holder),
 			Fix:    "give both relays the same flags, or this one another --pipeline"}
 	}
+	if err := checkRestored(&r.cfg, w); err != nil {
+		return nil, err
+	}
 	if err := checkSlot(&r.cfg, st, w); err != nil {
 		return nil, err
 	}
 	return w, dropBeyond(ctx, sql, &r.cfg, w)
 }
 
-// take starts replication and, once the slot is ours and nobody else can write
+// take compares what w, which may be nil, and pub say with the server. Then it
+// starts replication and, once the slot is ours and nobody else can write
 // the witness lawfully, compares slot, witness and memory again and claims the
 // witness. What look saw may be stale by now: the leader before us may have
 // written until the moment it lost the slot.
-func (r *Reader) take(ctx context.Context, sql *pgx.Conn, repl *pgconn.PgConn, srv server, pub publication, timeout time.Duration) (*Stream, error) {
+func (r *Reader) take(ctx context.Context, sql *pgx.Conn, repl *pgconn.PgConn, srv server, w *witness, pub publication, timeout time.Duration) (*Stream, error) {
 	system, err := pglogrepl.IdentifySystem(ctx, repl)
 	if err != nil {
 		return nil, queryError("identify the system", err)
+	}
+	if err := checkSame(&r.cfg, w, system, pub); err != nil {
+		return nil, err
 	}
 	history, err := timelineHistory(ctx, repl, system.Timeline)
 	if err != nil {
@@ -273,7 +275,7 @@ func (r *Reader) take(ctx context.Context, sql *pgx.Conn, repl *pgconn.PgConn, s
 		return nil, err
 	}
 	held := time.Now() // the slot is ours from here on, or was before this line
-	w, err := readWitness(ctx, sql, r.cfg.Pipeline)
+	w, err = readWitness(ctx, sql, r.cfg.Pipeline)
 	if err != nil {
 		return nil, err
 	}
@@ -294,6 +296,18 @@ func (r *Reader) take(ctx context.Context, sql *pgx.Conn, repl *pgconn.PgConn, s
 	}
 	r.last = w
 	return newStream(r, sql, repl, srv.version, w, timeout, held)
+}
+
+// checkSame compares cluster and publication with a witness, which may be nil.
+// In another cluster the publication is another one too; that says nothing.
+func checkSame(cfg *Config, w *witness, system pglogrepl.IdentifySystemResult, pub publication) error {
+	if w == nil {
+		return nil
+	}
+	if err := checkSystem(cfg, w, system.SystemID, system.Timeline); err != nil {
+		return err
+	}
+	return checkFingerprint(cfg, pub, w)
 }
 
 // adopt makes a witness for a slot that nobody has one for: it was made by
@@ -327,7 +341,7 @@ func (r *Reader) claim(ctx context.Context, sql *pgx.Conn, w *witness, st *slotS
 		if err := r.follow(w, st, system.Timeline, history); err != nil {
 			return err
 		}
-	} else if err := r.resume(w, st); err != nil {
+	} else if err := r.resume(ctx, sql, w, st); err != nil {
 		return err
 	}
 	if err := checkFingerprint(&r.cfg, pub, w); err != nil {
@@ -347,10 +361,10 @@ func (r *Reader) claim(ctx context.Context, sql *pgx.Conn, w *witness, st *slotS
 }
 
 // resume goes on where the witness, or this process, left off.
-func (r *Reader) resume(w *witness, st *slotState) error {
+func (r *Reader) resume(ctx context.Context, sql *pgx.Conn, w *witness, st *slotState) error {
 	if r.last != nil && w.timeline == r.last.timeline {
 		if err := checkMemory(&r.cfg, r.last, w); err != nil {
-			return err
+			return r.witnessed(ctx, sql, err)
 		}
 	}
 	if err := checkConfirmed(&r.cfg, st, w); err != nil {
@@ -368,6 +382,17 @@ func (r *Reader) resume(w *witness, st *slotState) error {
 	}
 	r.queue.reset(w.acked)
 	return nil
+}
+
+// witnessed notes in the row that the database was restored, which is what err
+// says, and returns err. Another process has no memory of what was published: it
+// would go on, in the same epoch, with the same LSNs for other events.
+func (r *Reader) witnessed(ctx context.Context, sql *pgx.Conn, err error) error {
+	upTo := Position{Epoch: r.last.epoch, Commit: r.last.acked.confirm}
+	if failed := noteRestored(ctx, sql, &r.cfg, upTo.String()); failed != nil {
+		r.cfg.Logger.Warn("another process would not notice that the database was restored", "published", upTo.String(), "error", failed.Error())
+	}
+	return err
 }
 
 // follow moves w and the queue to a newer timeline, in the next epoch.

@@ -16,13 +16,13 @@ func leading(t *testing.T, holder int, sqlstate *string) *puppet {
 		case strings.HasPrefix(sql, "IDENTIFY_SYSTEM"):
 			return []any{"42", "1", "0/100", "puppet"}, ""
 		case strings.Contains(sql, "FROM outboxd.witness"):
-			return []any{"42", 1, 1, "s", "", "", "0", "0/100", "0/0", 0, "0/100", 5, "another run", "", ""}, ""
+			return []any{"42", 1, 1, "s", "", "", "0", "0/100", "0/0", 0, "0/100", 5, "another run", "", "", ""}, ""
 		case strings.HasPrefix(sql, "UPDATE"):
 			return nil, *sqlstate
 		case strings.HasPrefix(sql, "SELECT coalesce(active_pid"):
 			return []any{holder}, ""
 		case strings.Contains(sql, "s.active_pid"):
-			return []any{"pgoutput", "puppet", true, holder, "0/100", "reserved", "", ""}, ""
+			return []any{"pgoutput", "puppet", true, holder, "0/100", "reserved", "", "", false, 0}, ""
 		}
 		return nil, "42601" // figures and publication, which keep no session from going on
 	}}
@@ -30,7 +30,7 @@ func leading(t *testing.T, holder int, sqlstate *string) *puppet {
 
 func (p *puppet) take(r *Reader) (*Stream, error) {
 	p.t.Helper()
-	return r.take(p.t.Context(), p.connect(), p.connect().PgConn(), server{version: 16_00_00}, publication{}, 10*time.Second)
+	return r.take(p.t.Context(), p.connect(), p.connect().PgConn(), server{version: 16_00_00}, nil, publication{}, 10*time.Second)
 }
 
 // Between START_REPLICATION and the look at the witness the slot may go to

@@ -209,7 +209,7 @@ func TestAsynchronousFailover(t *testing.T) {
 	p.promote()
 	f.failsOver()
 	written := f.history.Written()
-	lacking := forget(written, p.ledger())
+	lacking := forget(written, ledger(t, p.standby.URL("postgres", "postgres")))
 	if lacking == 0 {
 		t.Error("the new primary has every transaction: nothing was shown")
 	}
@@ -217,21 +217,21 @@ func TestAsynchronousFailover(t *testing.T) {
 	f.judged(f.conclude(written), 0, 0)
 }
 
-// ledger is the set of transactions that the new primary has.
-func (p *pair) ledger() map[string]bool {
-	p.t.Helper()
-	conn, err := pgx.Connect(p.t.Context(), p.standby.URL("postgres", "postgres"))
+// ledger is the set of transactions that a database has.
+func ledger(t *testing.T, database string) map[string]bool {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), database)
 	if err != nil {
-		p.t.Fatal(err)
+		t.Fatal(err)
 	}
 	defer conn.Close(context.Background())
-	rows, err := conn.Query(p.t.Context(), "SELECT tx::text FROM "+workload.Ledger)
+	rows, err := conn.Query(t.Context(), "SELECT tx::text FROM "+workload.Ledger)
 	if err != nil {
-		p.t.Fatal(err)
+		t.Fatal(err)
 	}
 	all, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	if err != nil {
-		p.t.Fatal(err)
+		t.Fatal(err)
 	}
 	has := map[string]bool{}
 	for _, tx := range all {
@@ -240,8 +240,8 @@ func (p *pair) ledger() map[string]bool {
 	return has
 }
 
-// forget makes what was written by a transaction that the new primary never had
-// an event of which nothing is known: it may have been published alone, or not.
+// forget makes what was written by a transaction that the server never had, or
+// forgot, an event of which nothing is known: it may have been published alone, or not.
 // It returns how many of those were committed for sure.
 func forget(written []checker.Written, has map[string]bool) (committed int) {
 	for i := range written {

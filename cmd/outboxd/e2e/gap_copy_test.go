@@ -1,0 +1,287 @@
+//go:build !embedded
+
+package e2e_test
+
+import (
+	"context"
+	"net"
+	"net/url"
+	"os/exec"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/outboxd/outboxd/internal/checker"
+	"github.com/outboxd/outboxd/internal/checker/workload"
+	"github.com/outboxd/outboxd/internal/devenv"
+	"github.com/outboxd/outboxd/outbox"
+)
+
+// Other servers with the same content: backups that were restored, clones, and
+// upgraded clusters.
+
+func address(server *devenv.Postgres) string {
+	return net.JoinHostPort("127.0.0.1", strconv.Itoa(server.Port()))
+}
+
+// at is the site on another server.
+func (s *site) at(host string) *site {
+	s.t.Helper()
+	moved := *s
+	for _, text := range []*string{&moved.admin, &moved.relay, &moved.app} {
+		u, err := url.Parse(*text)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		u.Host = host
+		*text = u.String()
+	}
+	return &moved
+}
+
+// moves makes services and relays use another server from now on.
+func (f *faultRun) moves(server *devenv.Postgres) {
+	f.t.Helper()
+	f.site = f.site.at(address(server))
+	f.load.Database = f.site.app
+}
+
+// onServer begins with a server of its own. emit is the share of transactions
+// whose events are in no table.
+func onServer(t *testing.T, version string, emit int, arrange func(*faultRun)) *faultRun {
+	t.Helper()
+	f := &faultRun{t: t, load: workload.Options{Seed: 1, Writers: 4, Keys: 20, MaxEvents: 50, Emit: emit, Pause: 5 * time.Millisecond}}
+	f.begin(func(f *faultRun) {
+		ownServer(version, nil)(f)
+		if arrange != nil {
+			arrange(f)
+		}
+	})
+	t.Cleanup(func() { f.stopLoad() })
+	return f
+}
+
+// more waits until the services have written more.
+func (f *faultRun) more() {
+	f.t.Helper()
+	n := f.history.Committed() + underWay
+	eventually(f.t, time.Minute, "events are written", func() bool { return f.history.Committed() >= n })
+}
+
+func (f *faultRun) stopServer() {
+	f.t.Helper()
+	if err := f.server.Stop(f.t.Context(), "fast"); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+func (f *faultRun) startServer() {
+	f.t.Helper()
+	if err := f.server.Start(f.t.Context()); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+// emit commits an event without the table.
+func (f *faultRun) emit() {
+	f.t.Helper()
+	conn, err := pgx.Connect(f.t.Context(), f.site.app)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	event, written := f.event()
+	if err := pgx.BeginFunc(f.t.Context(), conn, func(tx pgx.Tx) error {
+		_, err := outbox.Emit(f.t.Context(), tx, event)
+		return err
+	}); err != nil {
+		f.t.Fatal(err)
+	}
+	f.history.Add([]checker.Written{written})
+}
+
+func shell(t *testing.T, script string, args ...string) {
+	t.Helper()
+	if out, err := exec.Command("sh", append([]string{"-c", script, "sh"}, args...)...).CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", script, err, out)
+	}
+}
+
+// mended does what the relay said when it stopped, while services write: adopt,
+// replay, run.
+func (f *faultRun) mended() {
+	f.t.Helper()
+	goOver(f.t, f.site, f.end, f.more)
+	f.start().ready()
+	f.more()
+}
+
+// judgedBy judges by what the server of the site has: what it lacks was
+// committed elsewhere or forgotten, and all that came of it came before the
+// replay.
+func (f *faultRun) judgedBy(lacks bool) {
+	f.t.Helper()
+	f.stopLoad()
+	written := f.history.Written()
+	lacking := forget(written, ledger(f.t, f.site.admin))
+	if lacks != (lacking > 0) {
+		f.t.Errorf("the server lacks %d events: nothing was shown", lacking)
+	}
+	f.judged(f.conclude(written), f.history.Committed(), lacking)
+}
+
+// TestRestoredBackup: a backup that is older than what was published takes the
+// place of the database. What it lacks was published, and what is written from
+// then on is too, though it uses the same LSNs again.
+func TestRestoredBackup(t *testing.T) {
+	t.Parallel()
+	for _, row := range []struct {
+		name, version, code string
+		slots               bool // are in the backup, as in a copy of all files
+		emit                int
+	}{
+		{"with its slot, under a relay that lives", "17", "witness_changed", true, 20},
+		{"without slots, as pg_basebackup makes it", "15", "slot_missing", false, 0},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			t.Parallel()
+			f := onServer(t, row.version, row.emit, nil)
+			f.quiet()
+			f.stopServer()
+			backup := t.TempDir()
+			shell(t, `cp -a "$1"/. "$2"`, f.server.DataDir(), backup)
+			f.startServer()
+			f.startLoad()
+			f.more()
+			f.quiet()
+			if !row.slots {
+				f.relay.stopped()
+				shell(t, `rm -r "$1"/pg_replslot/*`, backup)
+			}
+			f.stopServer()
+			shell(t, `rm -r "$1"/* && cp -a "$2"/. "$1"`, f.server.DataDir(), backup)
+			f.startServer()
+			f.startLoad()
+			if !row.slots {
+				f.start()
+			}
+			f.stops(78, row.code, "outboxd adopt --pipeline "+f.site.pipeline)
+			if row.slots {
+				f.site.command("adopt", "--yes").expect(t, 0, "missing    nothing", "accepted", "epoch 2", "next       start the relay")
+				f.start().ready()
+				f.more()
+			} else {
+				f.mended()
+			}
+			f.judgedBy(true)
+		})
+	}
+}
+
+// TestPromotedClone: a standby is promoted while the primary goes on. It has no
+// slot, so that a relay that is pointed at it does not publish what its own
+// primary's relay publishes; once the services have moved there it goes on by
+// the commands that it named.
+func TestPromotedClone(t *testing.T) {
+	t.Parallel()
+	f := onServer(t, "16", 0, nil)
+	clone, err := devenv.StartStandby(t.Context(), f.server, devenv.StandbyOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = clone.Close() })
+	if err := clone.Promote(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	f.more()
+	f.site.at(address(clone)).gives(f.end.flags()...).expect(t, 78, "slot_missing", "everything up to", "outboxd adopt --pipeline "+f.site.pipeline)
+	f.quiet()
+	f.relay.stopped()
+	f.moves(clone)
+	f.startLoad()
+	f.more()
+	f.mended()
+	f.judgedBy(true)
+}
+
+// TestCloneUnderTheSameName: the name of the database leads a relay that lives
+// to a copy of all files, slot and witness among them. It publishes nothing of
+// it, and goes on when the name is right again.
+func TestCloneUnderTheSameName(t *testing.T) {
+	t.Parallel()
+	f := onServer(t, "17", 20, func(f *faultRun) {
+		f.net = newProxy(f.t, address(f.server))
+		f.site.relay = f.site.at(f.net.addr).relay
+	})
+	f.quiet()
+	f.stopServer()
+	clone, err := devenv.StartPostgres(t.Context(), devenv.PostgresOptions{Version: "17", Dir: f.server.DataDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = clone.Close() })
+	f.startServer()
+	f.startLoad()
+	f.more()
+	f.quiet()
+	f.net.lead(address(clone))
+	f.net.reset()
+	f.stops(78, "witness_changed", "check that --database")
+	f.start() // has no memory of the right one
+	f.stops(78, "witness_changed", "check that --database")
+	f.net.lead(address(f.server))
+	f.start().ready()
+	f.startLoad()
+	f.more()
+	f.judged(f.finish(), mostRepeated, 0)
+}
+
+// TestUpgrade: after pg_upgrade the cluster is another one. Its slot comes along,
+// once everything is consumed, and with it what was emitted without the table
+// since then.
+func TestUpgrade(t *testing.T) {
+	t.Parallel()
+	f := beforeUpgrade(t, "SELECT pg_replication_slot_advance('SLOT', pg_current_wal_lsn())")
+	f.upgrade()
+	f.emit()
+	f.mendUpgrade("system_changed", "goes on    from")
+}
+
+// beforeUpgrade ends with everything published, the relay stopped in good order
+// and the SQL done about its slot.
+func beforeUpgrade(t *testing.T, sql string) *faultRun {
+	t.Helper()
+	f := onServer(t, "17", 0, nil)
+	f.quiet()
+	f.relay.stopped()
+	f.site.exec(strings.ReplaceAll(sql, "SLOT", f.site.slot()))
+	f.stopServer()
+	return f
+}
+
+// upgrade makes the run's server one of 18.
+func (f *faultRun) upgrade() {
+	f.t.Helper()
+	upgraded, err := f.server.Upgrade(f.t.Context(), "18")
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	f.t.Cleanup(func() { _ = upgraded.Close() })
+	f.moves(upgraded)
+}
+
+// mendUpgrade has the services write first. The relay stops with the code, adopt
+// shows how it goes on, and nothing is lost.
+func (f *faultRun) mendUpgrade(code, goesOn string) {
+	f.t.Helper()
+	f.startLoad()
+	f.more()
+	f.start()
+	f.stops(78, code, "outboxd adopt --pipeline "+f.site.pipeline, "outboxd replay --pipeline "+f.site.pipeline)
+	f.site.command("adopt").expect(f.t, 1, "another cluster", goesOn)
+	f.mended()
+	f.judgedBy(false)
+}
