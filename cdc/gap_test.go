@@ -268,6 +268,36 @@ func TestHoldKeepsSlot(t *testing.T) {
 	}
 }
 
+// Who loses the slot while it replays comes back to it, also while the server
+// has not noticed that the session is over; not when a relay has taken it.
+func TestHoldComesBackUnlessOvertaken(t *testing.T) {
+	f := newFixture(t)
+	f.led(1)
+	holder := f.reader()
+	hold := func() (*cdc.Stream, error) { return holder.Hold(t.Context()) }
+	stream, err := hold()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = hold() // the first is not over
+	wantCode(t, err, cdc.CodeUnreachable)
+	if err := stream.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	f.free()
+	s := f.session(f.reader())
+	_, err = hold()
+	wantCode(t, err, cdc.CodeSlotActive)
+	s.close()
+	f.free()
+	if stream, err = hold(); err != nil {
+		t.Fatal(err)
+	}
+	if err := stream.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // Who closes a gap says which one and why.
 func TestCloseGap(t *testing.T) {
 	f := newFixture(t)

@@ -249,9 +249,19 @@ func (r *Reader) look(ctx context.Context, sql *pgx.Conn, srv server, standsBy b
 		return nil, err
 	}
 	if err := checkSlot(&r.cfg, st, w); err != nil {
-		return nil, err
+		return nil, r.leftover(standsBy, w, asError(err))
 	}
 	return w, dropBeyond(ctx, sql, &r.cfg, w)
+}
+
+// leftover returns err, unless it says that the slot is held and it must be us
+// who hold it, for who does not stand by: nobody else has written the witness
+// since our last session, which the server has not noticed to be over.
+func (r *Reader) leftover(standsBy bool, w *witness, err *Error) error {
+	if standsBy || err.Code != CodeSlotActive || r.last == nil || w == nil || w.holder != r.holder {
+		return err
+	}
+	return &Error{Code: CodeUnreachable, Detail: "wait until the server has ended our last session", Err: err}
 }
 
 // take compares what w, which may be nil, and pub say with the server. Then it
@@ -400,7 +410,8 @@ func (r *Reader) witnessed(ctx context.Context, sql *pgx.Conn, err error) error 
 // After an asynchronous failover the row may be older than what this process
 // wrote: then memory knows better what was published. And a slot that was
 // synchronised to the standby may be ahead of the row: the two do not travel
-// together, and nobody but this pipeline confirmed it.
+// together, and nobody but this pipeline confirmed it. One that is no copy, since
+// somebody made it on the standby, proves nothing.
 func (r *Reader) follow(w *witness, st *slotState, timeline int32, history string) error {
 	at, err := switchPoint(&r.cfg, history, w.timeline)
 	if err != nil {
@@ -416,7 +427,9 @@ func (r *Reader) follow(w *witness, st *slotState, timeline int32, history strin
 	if remembered {
 		acked = r.queue.progress()
 	}
-	acked.confirm = max(acked.confirm, min(st.confirmed, at))
+	if st.synced {
+		acked.confirm = max(acked.confirm, min(st.confirmed, at))
+	}
 	w.acked = branch(acked, at)
 	if err := checkConfirmed(&r.cfg, st, w); err != nil {
 		return err

@@ -117,20 +117,22 @@ func TestNewTimelineBeginsEpoch(t *testing.T) {
 		name      string
 		acked     progress
 		confirmed LSN // by the slot
+		synced    bool
 		want      progress
 		floor     string
 		code      Code
 	}{
-		{"published below the switch", progress{confirm: 0x180, commit: 0x190, events: 2}, 0x180, progress{confirm: 0x180, commit: 0x190, events: 2}, "740", ""},
-		{"published beyond it", progress{confirm: 0x300, commit: 0x290, events: 2}, 0x180, progress{confirm: 0x200}, "0", ""},
-		{"the slot knows more than the row", progress{confirm: 0x100}, 0x180, progress{confirm: 0x180}, "740", ""},
-		{"the slot is beyond the switch", progress{confirm: 0x100}, 0x201, progress{}, "", CodeSlotForeign},
+		{"published below the switch", progress{confirm: 0x180, commit: 0x190, events: 2}, 0x180, false, progress{confirm: 0x180, commit: 0x190, events: 2}, "740", ""},
+		{"published beyond it", progress{confirm: 0x300, commit: 0x290, events: 2}, 0x180, true, progress{confirm: 0x200}, "0", ""},
+		{"the slot knows more than the row", progress{confirm: 0x100}, 0x180, true, progress{confirm: 0x180}, "740", ""},
+		{"a slot that is no copy is beyond the row", progress{confirm: 0x100}, 0x180, false, progress{}, "", CodeSlotForeign},
+		{"the slot is beyond the switch", progress{confirm: 0x100}, 0x201, true, progress{}, "", CodeSlotForeign},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			r := newScripted(t, nil).r
 			w := &witness{timeline: 1, epoch: 4, floor: "740", gap: "700", acked: tt.acked}
-			err := r.follow(w, &slotState{confirmed: tt.confirmed}, 2, history)
+			err := r.follow(w, &slotState{confirmed: tt.confirmed, synced: tt.synced}, 2, history)
 			if code(err) != tt.code {
 				t.Fatalf("error %v, want %q", err, tt.code)
 			}
