@@ -118,8 +118,9 @@ type Stats struct {
 	LastReceived time.Time
 	SilenceLimit time.Duration
 	// HeldBack is why the server sends nothing although it has something to
-	// send, in its own words: a standby that it waits for is away. It says so
-	// again and again, last at HeldBackAt. Empty when something came since.
+	// send: a standby that it waits for is away, which it says itself, or
+	// hangs, which it was asked. It was last so at HeldBackAt. Empty when
+	// something came since.
 	HeldBack   string
 	HeldBackAt time.Time
 	// Received is the highest LSN received, Acked the last confirmable

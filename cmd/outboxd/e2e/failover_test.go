@@ -6,7 +6,9 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -284,7 +286,8 @@ func TestFailoverWithoutSlot(t *testing.T) {
 }
 
 // TestStandbyAway: the primary holds back what its standby does not have. The
-// relay says so, does not stop, and goes on when the standby is back.
+// relay says so, does not stop, and goes on when the standby is back: also when
+// its connection stood all the time, of which the primary says nothing.
 func TestStandbyAway(t *testing.T) {
 	for _, version := range []string{"17", "18"} {
 		t.Run(version, func(t *testing.T) {
@@ -300,6 +303,20 @@ func TestStandbyAway(t *testing.T) {
 			id := f.probe()
 			f.relay.says(http.StatusServiceUnavailable, "the server holds events back", "synchronized_standby_slots")
 			if err := p.standby.Start(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			f.arrives(id)
+			f.relay.says(http.StatusOK, "streaming")
+			pid, err := strconv.Atoi(p.ask(p.standby, "SELECT pid::text FROM pg_stat_wal_receiver"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+				t.Fatal(err)
+			}
+			id = f.probe()
+			f.relay.says(http.StatusServiceUnavailable, "the server holds events back", `"standby"`, "does not confirm")
+			if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {
 				t.Fatal(err)
 			}
 			f.arrives(id)
