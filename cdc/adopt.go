@@ -36,7 +36,7 @@ type Gap struct {
 	// accepted.
 	Epoch uint16
 
-	moved   bool     // the stream goes on from the slot's position, not the witness's
+	moved   bool     // the witness takes over the slot's position
 	witness *witness // as it is to become
 }
 
@@ -213,8 +213,12 @@ func compare(cfg *Config, w *witness, st *slotState, gone *Error, pub publicatio
 		g.Slot = w.acked.confirm // the positions are what they were
 		next.checked = next.acked.confirm
 	}
-	// A restored database has a slot and a witness of the same moment.
-	g.Complete = w.published != "" && len(g.Findings) == 1
+	// A restored database has a slot and a witness of the same moment: only the
+	// epoch is wrong, and the witness filters what the slot sends again.
+	g.Complete = w.published != "" && len(g.Findings) == 1 && system.Timeline == w.timeline
+	if g.Complete {
+		g.moved, g.Slot = false, w.acked.confirm
+	}
 	if cfg.Table != "" && !g.Complete {
 		g.Floor = widened(w.gap, next.floor)
 	}

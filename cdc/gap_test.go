@@ -166,6 +166,17 @@ func TestPublishedPositionShowsRestore(t *testing.T) {
 			t.Errorf("%s: gap %+v, %v; want epoch %d", p, gap, err, epoch)
 		}
 	}
+	f.exec("UPDATE outboxd.witness SET acked_lsn = acked_lsn + 8") // the slot was saved before
+	gap, err := cdc.FindGap(t.Context(), f.cfg, cdc.Position{Epoch: 2, Commit: lsn})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := gap.Accept(t.Context(), f.cfg); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := f.value("SELECT epoch || ' ' || acked_lsn FROM outboxd.witness"), "3 "+(lsn+8).String(); got != want {
+		t.Errorf("the witness says %s, want %s: it filters what the slot sends again", got, want)
+	}
 }
 
 // pg_upgrade makes another cluster, with the slot and another publication of the
