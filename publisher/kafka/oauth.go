@@ -111,15 +111,16 @@ func (s *tokenSource) token(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	s.current, s.renew = grant.Token, now.Add(time.Duration(grant.Seconds*0.8*float64(time.Second)))
+	seconds, _ := grant.Life.Float64() // not given: the token serves once
+	s.current, s.renew = grant.Token, now.Add(time.Duration(seconds*0.8*float64(time.Second)))
 	return s.current, nil
 }
 
 // grant is the endpoint's answer, of either kind.
 type grant struct {
-	Token   string  `json:"access_token"`
-	Seconds float64 `json:"expires_in"`
-	Error   string  `json:"error"`
+	Token string      `json:"access_token"`
+	Life  json.Number `json:"expires_in"` // seconds; some endpoints quote them
+	Error string      `json:"error"`
 }
 
 func (s *tokenSource) fetch(ctx context.Context) (grant, error) {
