@@ -1,6 +1,7 @@
 package rabbitmq
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -87,10 +88,11 @@ func startTLS(ctx context.Context, c Config, addr string, conn net.Conn) (net.Co
 	if err != nil {
 		return nil, &publisher.ConfigError{Code: "config", Detail: fmt.Sprintf("host %q", addr), Err: err}
 	}
-	config, err := c.tlsConfig(host)
+	config, err := publisher.Certificates{CA: c.CAFile, Cert: c.CertFile, Key: c.KeyFile}.TLS()
 	if err != nil {
 		return nil, err
 	}
+	config.ServerName = cmp.Or(c.ServerName, host)
 	secure := tls.Client(conn, config)
 	if err := secure.HandshakeContext(ctx); err != nil {
 		return nil, openError(addr, err, nil)

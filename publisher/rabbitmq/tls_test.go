@@ -145,8 +145,8 @@ func TestTLS(t *testing.T) {
 		{"certificate of no user", login{ca: own.File, cert: other.cert, key: other.key}, "auth", "refused"},
 		{"wrong password", but(func(l *login) { l.user = "relay:canary@" }), "auth", "user or password refused"},
 		{"missing file", but(func(l *login) { l.ca = s.file("nowhere.pem") }), "config", "nowhere.pem"},
-		{"not a certificate", but(func(l *login) { l.ca = good.key }), "config", "holds no PEM certificate"},
-		{"key of another", but(func(l *login) { l.key = other.key }), "config", "tls_cert"},
+		{"not a certificate", but(func(l *login) { l.ca = good.key }), "config", "no certificate in"},
+		{"key of another", but(func(l *login) { l.key = other.key }), "config", "belong together"},
 	}
 	for _, f := range rows {
 		t.Run(f.name, func(t *testing.T) { s.row(t, s.config(f.login), f.class, f.text) })
@@ -185,7 +185,7 @@ func (s *secured) row(t *testing.T, config rabbitmq.Config, class, text string) 
 // is named, and forgiven by the next session when it is mended.
 func (s *secured) halves(t *testing.T, l login) {
 	config := s.config(l)
-	for file, text := range map[string]string{l.ca: "holds no PEM certificate", l.cert: "tls_cert", l.key: "tls_key"} {
+	for file, text := range map[string]string{l.ca: "no certificate in", l.cert: "whole PEM blocks", l.key: "whole PEM blocks"} {
 		whole, err := os.ReadFile(file)
 		s.must(err)
 		s.must(os.WriteFile(file, whole[:len(whole)/2], 0o644))
