@@ -96,10 +96,10 @@ func copyFile(t *testing.T, from, to string) {
 	}
 }
 
-// login is what a client shows.
-type login struct{ user, ca, cert, key, name string }
+// credentials are what a client shows.
+type credentials struct{ user, ca, cert, key, name string }
 
-func (s *secured) config(l login) rabbitmq.Config {
+func (s *secured) config(l credentials) rabbitmq.Config {
 	s.t.Helper()
 	options := url.Values{"exchange": {s.exchange}}
 	for name, value := range map[string]string{"tls_ca": l.ca, "tls_cert": l.cert, "tls_key": l.key, "tls_server_name": l.name} {
@@ -120,33 +120,35 @@ func TestTLS(t *testing.T) {
 	s := newSecured(t, own)
 	hour, over := time.Now().Add(time.Hour), time.Now().Add(-time.Minute)
 	const password = "relay:right-password@"
-	with := func(cert, key string) login { return login{user: password, ca: own.File, cert: cert, key: key} }
+	with := func(cert, key string) credentials {
+		return credentials{user: password, ca: own.File, cert: cert, key: key}
+	}
 	good := with(own.Client("relay", hour))
 	other := with(own.Client("somebody", hour))
-	but := func(change func(*login)) login {
+	but := func(change func(*credentials)) credentials {
 		l := good
 		change(&l)
 		return l
 	}
 	rows := []struct {
 		name        string
-		login       login
+		login       credentials
 		class, text string
 	}{
 		{"by address", good, "", ""},
-		{"by name", but(func(l *login) { l.name = "service.test" }), "", ""},
-		{"certificate alone", but(func(l *login) { l.user = "" }), "", ""},
-		{"wrong authority", but(func(l *login) { l.ca = stranger.File }), "config", "unknown authority"},
-		{"system's authorities", but(func(l *login) { l.ca = "" }), "config", "unknown authority"},
-		{"wrong name", but(func(l *login) { l.name = "elsewhere.test" }), "config", "elsewhere.test"},
-		{"no client certificate", login{user: password, ca: own.File}, "config", "certificate required"},
+		{"by name", but(func(l *credentials) { l.name = "service.test" }), "", ""},
+		{"certificate alone", but(func(l *credentials) { l.user = "" }), "", ""},
+		{"wrong authority", but(func(l *credentials) { l.ca = stranger.File }), "config", "unknown authority"},
+		{"system's authorities", but(func(l *credentials) { l.ca = "" }), "config", "unknown authority"},
+		{"wrong name", but(func(l *credentials) { l.name = "elsewhere.test" }), "config", "elsewhere.test"},
+		{"no client certificate", credentials{user: password, ca: own.File}, "config", "certificate required"},
 		{"strange client certificate", with(stranger.Client("relay", hour)), "config", "unknown certificate authority"},
 		{"expired client certificate", with(own.Client("relay", over)), "config", "expired"},
-		{"certificate of no user", login{ca: own.File, cert: other.cert, key: other.key}, "auth", "refused"},
-		{"wrong password", but(func(l *login) { l.user = "relay:canary@" }), "auth", "user or password refused"},
-		{"missing file", but(func(l *login) { l.ca = s.file("nowhere.pem") }), "config", "nowhere.pem"},
-		{"not a certificate", but(func(l *login) { l.ca = good.key }), "config", "no certificate in"},
-		{"key of another", but(func(l *login) { l.key = other.key }), "config", "belong together"},
+		{"certificate of no user", credentials{ca: own.File, cert: other.cert, key: other.key}, "auth", "refused"},
+		{"wrong password", but(func(l *credentials) { l.user = "relay:canary@" }), "auth", "user or password refused"},
+		{"missing file", but(func(l *credentials) { l.ca = s.file("nowhere.pem") }), "config", "nowhere.pem"},
+		{"not a certificate", but(func(l *credentials) { l.ca = good.key }), "config", "no certificate in"},
+		{"key of another", but(func(l *credentials) { l.key = other.key }), "config", "belong together"},
 	}
 	for _, f := range rows {
 		t.Run(f.name, func(t *testing.T) { s.row(t, s.config(f.login), f.class, f.text) })
@@ -183,7 +185,7 @@ func (s *secured) row(t *testing.T, config rabbitmq.Config, class, text string) 
 
 // halves cuts the files of a configuration that works, one after the other: each
 // is named, and forgiven by the next session when it is mended.
-func (s *secured) halves(t *testing.T, l login) {
+func (s *secured) halves(t *testing.T, l credentials) {
 	config := s.config(l)
 	for file, text := range map[string]string{l.ca: "no certificate in", l.cert: "whole PEM blocks", l.key: "whole PEM blocks"} {
 		whole, err := os.ReadFile(file)
@@ -201,9 +203,9 @@ func (s *secured) halves(t *testing.T, l login) {
 // rotate changes the broker's certificate and the authority that it believes in,
 // under a publisher: that one goes on, and the next goes by its files as they
 // are then.
-func (s *secured) rotate(t *testing.T, l login, next *devtest.Authority) {
+func (s *secured) rotate(t *testing.T, l credentials, next *devtest.Authority) {
 	dir := t.TempDir()
-	mine := login{user: l.user, ca: dir + "/ca", cert: dir + "/cert", key: dir + "/key"}
+	mine := credentials{user: l.user, ca: dir + "/ca", cert: dir + "/cert", key: dir + "/key"}
 	copyFile(t, l.ca, mine.ca)
 	copyFile(t, l.cert, mine.cert)
 	copyFile(t, l.key, mine.key)
