@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -61,6 +62,24 @@ func (a *Authority) Client(user string, end time.Time) (cert, key string) {
 	return a.issue(&x509.Certificate{
 		Subject: pkix.Name{CommonName: user}, NotAfter: end, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	})
+}
+
+// Install gives the server of a data directory a certificate as Server does, and
+// has it know its clients by a: server.crt, server.key and root.crt there, which
+// belong to the directory's owner. It goes by them from its next start.
+func (a *Authority) Install(dir string, end time.Time) {
+	a.t.Helper()
+	info, err := os.Stat(dir)
+	a.must(err)
+	owner := info.Sys().(*syscall.Stat_t)
+	cert, key := a.Server(end)
+	for name, from := range map[string]string{"server.crt": cert, "server.key": key, "root.crt": a.File} {
+		content, err := os.ReadFile(from)
+		a.must(err)
+		to := filepath.Join(dir, name)
+		a.must(os.WriteFile(to, content, 0o600))
+		a.must(os.Chown(to, int(owner.Uid), int(owner.Gid)))
+	}
 }
 
 func (a *Authority) issue(template *x509.Certificate) (certFile, keyFile string) {
