@@ -3,6 +3,8 @@ package kafka_test
 import (
 	"errors"
 	"fmt"
+	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -185,6 +187,23 @@ func TestTokenEndpointRefuses(t *testing.T) {
 	e.Close()
 	if err := publishOne(t, cfg); err == nil || errors.As(err, new(*publisher.ConfigError)) {
 		t.Errorf("no endpoint: %v, want an error that is worth another try", err)
+	}
+}
+
+// TestTokenEndpointIsChecked: an endpoint that nobody vouches for does not get to
+// see the secret.
+func TestTokenEndpointIsChecked(t *testing.T) {
+	brokers, _ := tokenCluster(t)
+	var asked atomic.Int64
+	impostor := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked.Add(1) }))
+	impostor.Config.ErrorLog = log.New(io.Discard, "", 0) // it says that we hang up
+	impostor.StartTLS()
+	t.Cleanup(impostor.Close)
+	err := publishOne(t, kafka.Config{Brokers: brokers, SASL: "oauthbearer", OAuthEndpoint: impostor.URL, OAuthClientID: "relay",
+		OAuthClientSecretFile: secretFile(t, "canary")})
+	wantConfigError(t, err, "config", "verify the token endpoint's certificate")
+	if asked.Load() > 0 || strings.Contains(err.Error(), "?ca=") {
+		t.Errorf("%v, asked %d times", err, asked.Load())
 	}
 }
 
