@@ -29,7 +29,7 @@ const (
 type session struct {
 	conn  *amqp.Connection
 	wire  *coalescer
-	check *confirmCheck
+	check *answerCheck
 	raw   net.Conn // below TLS
 	limit limits
 }
@@ -69,7 +69,7 @@ func connectHost(ctx context.Context, c Config, addr string, guard publisher.Gua
 			return nil, err
 		}
 	}
-	s := &session{check: &confirmCheck{Conn: conn}, raw: raw}
+	s := &session{check: newAnswerCheck(conn), raw: raw}
 	s.wire = newCoalescer(s.check, c.WriteTimeout)
 	if s.conn, err = amqp.Open(s.wire, amqpConfig(c)); err != nil {
 		err = openError(addr, err, errors.Join(ctx.Err(), s.wire.cause(), s.wire.lastRead()))
