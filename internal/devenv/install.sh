@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what the tests need and the machine lacks: a C compiler (for the race
-# detector), a Java runtime and Maven (for Kafka), pip (for pg_upgrade), and
-# RabbitMQ. Does nothing, quickly, when all of it is there.
+# detector), a Java runtime and Maven (for Kafka), and RabbitMQ. Does nothing,
+# quickly, when all of it is there.
 set -eu
 
 has() { command -v "$1" >/dev/null 2>&1; }
@@ -15,14 +15,13 @@ missing=
 has gcc || missing="$missing gcc libc6-dev"
 has java || missing="$missing default-jre-headless"
 has mvn || missing="$missing maven"
-python3 -m pip --version >/dev/null 2>&1 || missing="$missing python3-pip"
 has rabbitmq-server || [ -d /usr/lib/rabbitmq/bin ] || missing="$missing rabbitmq-server"
 
 if [ -n "$missing" ]; then
 	if ! has apt-get; then
 		cat >&2 <<-END
 			This is not Debian or Ubuntu. Please install, the way this system does it:
-			  a C compiler, a Java runtime 17 or later, Maven, Python with pip, and RabbitMQ.
+			  a C compiler, a Java runtime 17 or later, Maven, and RabbitMQ.
 			Or use running services: deploy/compose.test.yaml starts them in containers.
 			Or test without Kafka and RabbitMQ: make test SERVICES=embedded
 		END

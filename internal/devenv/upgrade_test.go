@@ -1,4 +1,4 @@
-//go:build !embedded
+//go:build long && !embedded
 
 package devenv_test
 
@@ -11,7 +11,7 @@ import (
 
 // An upgraded server has what the old one had, also its logical slot once all
 // before it is consumed. The old one is there again when pg_upgrade refuses.
-func TestUpgrade(t *testing.T) {
+func TestLongUpgrade(t *testing.T) {
 	t.Parallel()
 	old := startPostgres(t, devenv.PostgresOptions{Version: "17"})
 	run(t, old, "CREATE TABLE kept AS SELECT 'kept' AS s")

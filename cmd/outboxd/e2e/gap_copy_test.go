@@ -3,25 +3,19 @@
 package e2e_test
 
 import (
-	"context"
 	"net"
 	"net/url"
 	"os/exec"
 	"strconv"
-	"strings"
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
-	"github.com/outboxd/outboxd/internal/checker"
 	"github.com/outboxd/outboxd/internal/checker/workload"
 	"github.com/outboxd/outboxd/internal/devenv"
-	"github.com/outboxd/outboxd/outbox"
 )
 
-// Other servers with the same content: backups that were restored, clones, and
-// upgraded clusters.
+// Other servers with the same content: backups that were restored, and clones;
+// upgraded clusters are in the tests that take longer.
 
 func address(server *devenv.Postgres) string {
 	return net.JoinHostPort("127.0.0.1", strconv.Itoa(server.Port()))
@@ -83,24 +77,6 @@ func (f *faultRun) startServer() {
 	if err := f.server.Start(f.t.Context()); err != nil {
 		f.t.Fatal(err)
 	}
-}
-
-// emit commits an event without the table.
-func (f *faultRun) emit() {
-	f.t.Helper()
-	conn, err := pgx.Connect(f.t.Context(), f.site.app)
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	defer conn.Close(context.Background())
-	event, written := f.event()
-	if err := pgx.BeginFunc(f.t.Context(), conn, func(tx pgx.Tx) error {
-		_, err := outbox.Emit(f.t.Context(), tx, event)
-		return err
-	}); err != nil {
-		f.t.Fatal(err)
-	}
-	f.history.Add([]checker.Written{written})
 }
 
 func shell(t *testing.T, script string, args ...string) {
@@ -252,51 +228,4 @@ func TestCloneUnderTheSameName(t *testing.T) {
 	f.startLoad()
 	f.more()
 	f.judged(f.finish(), mostRepeated, 0)
-}
-
-// TestUpgrade: after pg_upgrade the cluster is another one. Its slot comes along,
-// once everything is consumed, and with it what was emitted without the table
-// since then.
-func TestUpgrade(t *testing.T) {
-	t.Parallel()
-	f := beforeUpgrade(t, "SELECT pg_replication_slot_advance('SLOT', pg_current_wal_lsn())")
-	f.upgrade()
-	f.emit()
-	f.mendUpgrade("system_changed", "goes on    from")
-}
-
-// beforeUpgrade ends with everything published, the relay stopped in good order
-// and the SQL done about its slot.
-func beforeUpgrade(t *testing.T, sql string) *faultRun {
-	t.Helper()
-	f := onServer(t, "17", 0, nil)
-	f.quiet()
-	f.relay.stopped()
-	f.site.exec(strings.ReplaceAll(sql, "SLOT", f.site.slot()))
-	f.stopServer()
-	return f
-}
-
-// upgrade makes the run's server one of 18.
-func (f *faultRun) upgrade() {
-	f.t.Helper()
-	upgraded, err := f.server.Upgrade(f.t.Context(), "18")
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	f.t.Cleanup(func() { _ = upgraded.Close() })
-	f.moves(upgraded)
-}
-
-// mendUpgrade has the services write first. The relay stops with the code, adopt
-// shows how it goes on, and nothing is lost.
-func (f *faultRun) mendUpgrade(code, goesOn string) {
-	f.t.Helper()
-	f.startLoad()
-	f.more()
-	f.start()
-	f.stops(78, code, "outboxd adopt --pipeline "+f.site.pipeline, "outboxd replay --pipeline "+f.site.pipeline)
-	f.site.command("adopt").expect(f.t, 1, "another cluster", goesOn)
-	f.mended()
-	f.judgedBy(false, f.history.Committed())
 }
