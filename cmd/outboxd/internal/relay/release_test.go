@@ -226,6 +226,9 @@ func TestReleaseOfHeld(t *testing.T) {
 		if n := b.logged.count("msg=held"); n != 1 {
 			t.Errorf("%d lines:\n%s", n, b.logged)
 		}
+		if opened, _ := b.slot.sessions(); opened > 10 { // in 150 s
+			t.Errorf("%d sessions", opened)
+		}
 		mended.Store(true)
 		settle(time.Minute)
 		b.expect("parked", y.parked(), "")
