@@ -188,7 +188,7 @@ func (l *lane) send(r *publisher.Record) bool {
 		return false
 	}
 	var confirm *amqp.DeferredConfirmation
-	end, err := l.p.session.wire.writeRecord(func() (err error) {
+	end, err := l.p.session.wire.writeRecord(r.Size(), func() (err error) {
 		confirm, err = l.ch.PublishWithDeferredConfirm(l.p.config.Exchange, r.Topic, true, false, m)
 		return err
 	})
