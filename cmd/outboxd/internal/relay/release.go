@@ -81,6 +81,7 @@ func (p *parker) release(reading context.Context, events []parked.Event) error {
 			continue
 		}
 		r, err := p.again(e)
+		e.Payload, e.Headers = nil, nil // the record has its own copy
 		if err != nil {
 			kept[e.Domain] = true
 			b.refuse(e.Position, err)
