@@ -46,6 +46,7 @@ type coalescer struct {
 	whole   int       // bytes of buf that end with a record; the sender takes no half ones
 	partial bool      // a record is being written
 	given   int64     // bytes given to the sender so far
+	wrote   int64     // bytes that the sender has written so far
 	holds   int       // lanes that have more to come
 	paused  bool      // the broker has blocked the connection
 	closed  bool
@@ -237,9 +238,19 @@ func (c *coalescer) sendBatch(batch []byte) error {
 		if _, err := c.Conn.Write(batch[:n]); err != nil {
 			return err
 		}
+		c.mu.Lock()
+		c.wrote += int64(n)
+		c.mu.Unlock()
 		batch = batch[n:]
 	}
 	return nil
+}
+
+// written returns how many bytes have left so far.
+func (c *coalescer) written() int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.wrote
 }
 
 // fail ends the connection. The first cause is kept.

@@ -251,12 +251,20 @@ func (l *lane) await(confirm *amqp.DeferredConfirmation) {
 			}
 			dropped = nil
 		case <-timer.C:
-			if since, _ := l.p.blocked.get(); since.IsZero() {
+			if since, _ := l.p.blocked.get(); since.IsZero() && !l.onItsWay() {
 				l.p.session.abort(fmt.Errorf("the broker has confirmed nothing for %v", timeout))
 			}
 			timer.Reset(timeout)
 		}
 	}
+}
+
+// onItsWay says that the oldest record in flight has not left yet: a large one on
+// a slow line, which the write timeout looks after.
+func (l *lane) onItsWay() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.tracker.flight.len() > 0 && l.tracker.oldest().end > l.p.session.wire.written()
 }
 
 // settleRest gives an outcome to a record whose sending failed.
