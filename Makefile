@@ -66,7 +66,7 @@ matrix: ## Run the fault matrix, which make test runs too, and write docs/robust
 .PHONY: matrix-long
 matrix-long: ## Run those faults that take longer (OUTBOXD_IDLE=10m: how long the idle ones last), and write docs/robustness.md
 	@rm -f bin/matrix.jsonl
-	OUTBOXD_MATRIX_REPORT=$(CURDIR)/bin/matrix.jsonl $(MAKE) test-real PACKAGES=./cmd/outboxd/e2e TESTFLAGS='-tags long -run ^TestLongMatrix -timeout 60m'
+	OUTBOXD_MATRIX_REPORT=$(CURDIR)/bin/matrix.jsonl $(MAKE) test-real PACKAGES=./cmd/outboxd/e2e TESTFLAGS='-tags long -run ^TestLong -timeout 90m'
 	$(call matrix-page,long)
 
 .PHONY: lint

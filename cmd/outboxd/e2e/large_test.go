@@ -22,11 +22,15 @@ import (
 const ordinaryRSS = 128 << 20
 
 // TestLargeEvent is TestLongLargeEvent with a size that takes seconds.
-func TestLargeEvent(t *testing.T) { largeEvents(t, 20_000_000) }
+func TestLargeEvent(t *testing.T) {
+	t.Parallel()
+	largeEvents(t, limitedBrokers, 20_000_000)
+}
 
-// largeEvents sends events of size bytes through each broker.
-func largeEvents(t *testing.T, size int) {
-	for name, b := range limitedBrokers {
+// largeEvents sends events of size bytes through each broker, one after the
+// other: they take memory, here and there.
+func largeEvents(t *testing.T, brokers map[string]func(t *testing.T, low, high int) limited, size int) {
+	for name, b := range brokers {
 		t.Run(name, func(t *testing.T) { largeEvent(t, b(t, size/2, 2*size), size) })
 	}
 }
