@@ -83,8 +83,9 @@ type Verdict struct {
 	Samples    int // how often it was looked
 	Duplicates int // deliveries beyond the first
 
-	// Examples describe the first few violations and duplicates.
-	Examples []string
+	// Examples describe the first few violations, Repeats the first few
+	// duplicates. Duplicates may be many: they take no room from violations.
+	Examples, Repeats []string
 }
 
 // OK reports whether nothing was violated, at most duplicates records came more
@@ -102,14 +103,24 @@ func (v *Verdict) String() string {
 	if v.Samples > 0 {
 		s += fmt.Sprintf(", confirmed too early %d (%d samples)", v.Premature, v.Samples)
 	}
-	return strings.Join(append([]string{s}, v.Examples...), "\n\t")
+	return strings.Join(slices.Concat([]string{s}, v.Examples, v.Repeats), "\n\t")
 }
 
-const maxExamples = 20
+const (
+	maxExamples = 20
+	maxRepeats  = 5
+)
 
 func (v *Verdict) example(format string, args ...any) {
 	if len(v.Examples) < maxExamples {
 		v.Examples = append(v.Examples, fmt.Sprintf(format, args...))
+	}
+}
+
+func (v *Verdict) repeat(format string, args ...any) {
+	v.Duplicates++
+	if len(v.Repeats) < maxRepeats {
+		v.Repeats = append(v.Repeats, fmt.Sprintf(format, args...))
 	}
 }
 
@@ -218,8 +229,7 @@ func (v *Verdict) match(events map[string]*Written, delivered []Delivered) map[s
 			seen[d.ID] = &delivery{first: i, last: i, position: d.Position, place: d.Place}
 			continue
 		}
-		v.Duplicates++
-		v.example("repeated: event %s at %s, before at %s", d.ID, d.Place, s.place)
+		v.repeat("repeated: event %s at %s, before at %s", d.ID, d.Place, s.place)
 		s.last, s.place = i, d.Place
 		switch {
 		case d.Replayed:

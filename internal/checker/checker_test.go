@@ -204,6 +204,19 @@ func TestJudgeSamples(t *testing.T) {
 	}
 }
 
+// A thousand duplicates do not hide the one violation behind them.
+func TestVerdictShowsViolationsFirst(t *testing.T) {
+	w, d := history()
+	for range 50 {
+		d = append(d, d[:30]...)
+	}
+	d = append(d, checker.Delivered{ID: "nobody's", Place: "the end"})
+	lines := strings.Split(checker.Judge(w, d).String(), "\n\t")
+	if len(lines) < 3 || !strings.Contains(lines[1], `invented: event "nobody's" at the end`) || !strings.Contains(lines[2], "repeated: ") {
+		t.Errorf("got %q", lines)
+	}
+}
+
 func TestOKAllowsDuplicatesUpToBound(t *testing.T) {
 	w, d := history()
 	v := checker.Judge(w, append(d, d[len(d)-3:]...))

@@ -108,6 +108,11 @@ func (f *faultRun) undisturbed(do func()) {
 	}
 }
 
+// undisturbed does that under f.undisturbed.
+func undisturbed(inject func(*faultRun)) func(*faultRun) {
+	return func(f *faultRun) { f.undisturbed(func() { inject(f) }) }
+}
+
 // leaveOpen writes an event in a transaction that is open while do runs, and
 // then ended with the SQL.
 func (f *faultRun) leaveOpen(do func(*pgx.Conn), end string) {

@@ -77,15 +77,7 @@ func slotRows() []fault {
 func tableRows() []fault {
 	return []fault{
 		{id: "F24", name: "columns added, renamed and dropped", how: "`ALTER TABLE` of a column that is not ours, in a loop",
-			expect: "nothing happens", inject: func(f *faultRun) {
-				f.undisturbed(func() {
-					for range 10 {
-						f.site.exec("ALTER TABLE outbox ADD COLUMN extra text DEFAULT 'x'")
-						f.site.exec("ALTER TABLE outbox RENAME COLUMN extra TO more")
-						f.site.exec("ALTER TABLE outbox DROP COLUMN more")
-					}
-				})
-			}},
+			expect: "nothing happens", inject: undisturbed(columnsChanged)},
 		{id: "F24b", name: "needed column retyped or dropped", how: "`ALTER TABLE … ALTER payload TYPE`, `DROP payload`",
 			expect: "refused by PostgreSQL, because the publication lists the column", inject: func(f *faultRun) {
 				f.undisturbed(func() {
@@ -121,9 +113,7 @@ func transactionRows() []fault {
 		{id: "F25b", name: "1,000,000 events in one transaction", elsewhere: "TestMemoryOfOneHugeTransaction"},
 		{id: "F26", name: "interleaved transactions, rollbacks, savepoints", elsewhere: "TestEndToEndKafka", how: "and the load of every row here"},
 		{id: "F27", name: "transaction left open", how: "an event in a transaction that stays open while others commit",
-			expect: "the others flow; the event comes with its commit", inject: func(f *faultRun) {
-				f.leaveOpen(func(*pgx.Conn) { f.flows() }, "COMMIT")
-			}},
+			expect: "the others flow; the event comes with its commit", inject: transactionLeftOpen},
 		{id: "F28", name: "prepared transaction left open", how: "the same with PREPARE TRANSACTION",
 			expect: "as F27", arrange: ownServer("", map[string]string{"max_prepared_transactions": "5"}), inject: func(f *faultRun) {
 				f.leaveOpen(func(conn *pgx.Conn) {
@@ -140,27 +130,11 @@ func transactionRows() []fault {
 func rightRows() []fault {
 	return []fault{
 		{id: "F29", name: "REPLICATION taken away", how: "`ALTER ROLE … NOREPLICATION`, walsender terminated",
-			expect: "exit 77, `privilege`, with the ALTER ROLE that mends it; repeats what was acked behind what was not, as a crash", duplicates: mostRepeated, inject: func(f *faultRun) {
-				f.site.exec("ALTER ROLE " + f.role() + " NOREPLICATION")
-				f.terminate("backend_type = 'walsender'")
-				f.stops(77, "privilege", `ALTER ROLE "`+f.role()+`" REPLICATION`)
-				f.site.exec("ALTER ROLE " + f.role() + " REPLICATION")
-				f.start()
-			}},
+			expect: "exit 77, `privilege`, with the ALTER ROLE that mends it; repeats what was acked behind what was not, as a crash", duplicates: mostRepeated, inject: replicationTakenAway},
 		{id: "F29b", name: "right on the witness taken away", how: "`REVOKE ALL ON outboxd.witness` while events flow",
-			expect: "exit 77, `privilege`; nothing is confirmed that the witness does not know", duplicates: mostRepeated, inject: func(f *faultRun) {
-				f.site.exec("REVOKE ALL ON outboxd.witness FROM " + f.role())
-				f.stops(77, "privilege", "write the witness", "outboxd setup --relay-role")
-				f.site.exec("GRANT SELECT, INSERT, UPDATE ON outboxd.witness TO " + f.role())
-				f.start()
-			}},
+			expect: "exit 77, `privilege`; nothing is confirmed that the witness does not know", duplicates: mostRepeated, inject: witnessTakenAway},
 		{id: "F30", name: "no connection left for the role", how: "`ALTER ROLE … CONNECTION LIMIT 0`, sessions terminated",
-			expect: "retried; `/readyz` says why", inject: func(f *faultRun) {
-				f.site.exec("ALTER ROLE " + f.role() + " CONNECTION LIMIT 0")
-				f.terminate("true")
-				f.relay.says(http.StatusServiceUnavailable, "database_unreachable", "too many connections")
-				f.site.exec("ALTER ROLE " + f.role() + " CONNECTION LIMIT -1")
-			}},
+			expect: "retried; `/readyz` says why", inject: noConnectionForRole},
 		{id: "F30b", name: "no walsender left", how: "all of `max_wal_senders` in use when the relay comes back",
 			expect: "retried; `/readyz` says why", arrange: ownServer("", map[string]string{"max_wal_senders": "2"}), inject: noWalsender},
 		{id: "F30c", name: "no connection left at all", how: "sessions terminated, all of `max_connections` taken",
@@ -175,12 +149,7 @@ func otherRows() []fault {
 		{id: "F32", name: "standby promoted", elsewhere: "TestFailover, TestAsynchronousFailover, TestFailoverWithoutSlot"},
 		{id: "F33", name: "idle table beside a busy one", elsewhere: "TestIdleOutboxBesideBusyTable"},
 		{id: "F34", name: "rows removed before they are published", how: "relay down, events written, `TRUNCATE outbox`",
-			expect: "all are published: they are in the WAL", inject: func(f *faultRun) {
-				f.relay.term()
-				f.probe()
-				f.site.exec("TRUNCATE outbox")
-				f.start()
-			}},
+			expect: "all are published: they are in the WAL", inject: rowsRemoved},
 		{id: "F35", name: "message outside of any transaction", how: "`pg_logical_emit_message(false, …)` with our prefix and a valid event, in a transaction that is rolled back",
 			expect: "ignored: it would survive the rollback", inject: func(f *faultRun) {
 				f.undisturbed(func() {
@@ -206,14 +175,9 @@ func lockRows() []fault {
 		{id: "L1", name: "witness locked", how: "`LOCK TABLE outboxd.witness` for longer than `wal_sender_timeout`",
 			expect: "`/readyz` says `witness_unwritable`, nothing is confirmed meanwhile; goes on when the lock is gone", inject: witnessLocked},
 		{id: "L2", name: "event table locked", how: "`LOCK TABLE outbox IN ACCESS EXCLUSIVE MODE`",
-			expect: "writers wait, the relay does not: emitted events flow", inject: tableLocked},
+			expect: "writers wait, the relay does not: emitted events flow", inject: undisturbed(tableLocked)},
 		{id: "L3", name: "relay's role made read-only", how: "`ALTER ROLE … SET default_transaction_read_only`, sessions terminated",
-			expect: "retried; `/readyz` says why", inject: func(f *faultRun) {
-				f.site.exec("ALTER ROLE " + f.role() + " SET default_transaction_read_only = on")
-				f.terminate("true")
-				f.relay.says(http.StatusServiceUnavailable, "write the witness", "read-only transaction")
-				f.site.exec("ALTER ROLE " + f.role() + " RESET default_transaction_read_only")
-			}},
+			expect: "retried; `/readyz` says why", inject: roleReadOnly},
 	}
 }
 
@@ -408,23 +372,69 @@ func witnessLocked(f *faultRun) {
 
 // tableLocked lets an emitted event pass those that wait for the table.
 func tableLocked(f *faultRun) {
-	f.undisturbed(func() {
-		f.lock("LOCK TABLE outbox IN ACCESS EXCLUSIVE MODE", func() {
-			conn, err := pgx.Connect(f.t.Context(), f.site.app)
-			if err != nil {
-				f.t.Fatal(err)
-			}
-			defer conn.Close(context.Background())
-			event, written := f.event()
-			err = pgx.BeginFunc(f.t.Context(), conn, func(tx pgx.Tx) error {
-				_, err := outbox.Emit(f.t.Context(), tx, event)
-				return err
-			})
-			if err != nil {
-				f.t.Fatal(err)
-			}
-			f.history.Add([]checker.Written{written})
-			f.arrives(written.ID)
+	f.lock("LOCK TABLE outbox IN ACCESS EXCLUSIVE MODE", func() {
+		conn, err := pgx.Connect(f.t.Context(), f.site.app)
+		if err != nil {
+			f.t.Fatal(err)
+		}
+		defer conn.Close(context.Background())
+		event, written := f.event()
+		err = pgx.BeginFunc(f.t.Context(), conn, func(tx pgx.Tx) error {
+			_, err := outbox.Emit(f.t.Context(), tx, event)
+			return err
 		})
+		if err != nil {
+			f.t.Fatal(err)
+		}
+		f.history.Add([]checker.Written{written})
+		f.arrives(written.ID)
 	})
+}
+
+func columnsChanged(f *faultRun) {
+	for range 10 {
+		f.site.exec("ALTER TABLE outbox ADD COLUMN extra text DEFAULT 'x'")
+		f.site.exec("ALTER TABLE outbox RENAME COLUMN extra TO more")
+		f.site.exec("ALTER TABLE outbox DROP COLUMN more")
+	}
+}
+
+func transactionLeftOpen(f *faultRun) {
+	f.leaveOpen(func(*pgx.Conn) { f.flows() }, "COMMIT")
+}
+
+func rowsRemoved(f *faultRun) {
+	f.relay.term()
+	f.probe()
+	f.site.exec("TRUNCATE outbox")
+	f.start()
+}
+
+func replicationTakenAway(f *faultRun) {
+	f.site.exec("ALTER ROLE " + f.role() + " NOREPLICATION")
+	f.terminate("backend_type = 'walsender'")
+	f.stops(77, "privilege", `ALTER ROLE "`+f.role()+`" REPLICATION`)
+	f.site.exec("ALTER ROLE " + f.role() + " REPLICATION")
+	f.start()
+}
+
+func witnessTakenAway(f *faultRun) {
+	f.site.exec("REVOKE ALL ON outboxd.witness FROM " + f.role())
+	f.stops(77, "privilege", "write the witness", "outboxd setup --relay-role")
+	f.site.exec("GRANT SELECT, INSERT, UPDATE ON outboxd.witness TO " + f.role())
+	f.start()
+}
+
+func noConnectionForRole(f *faultRun) {
+	f.site.exec("ALTER ROLE " + f.role() + " CONNECTION LIMIT 0")
+	f.terminate("true")
+	f.relay.says(http.StatusServiceUnavailable, "database_unreachable", "too many connections")
+	f.site.exec("ALTER ROLE " + f.role() + " CONNECTION LIMIT -1")
+}
+
+func roleReadOnly(f *faultRun) {
+	f.site.exec("ALTER ROLE " + f.role() + " SET default_transaction_read_only = on")
+	f.terminate("true")
+	f.relay.says(http.StatusServiceUnavailable, "write the witness", "read-only transaction")
+	f.site.exec("ALTER ROLE " + f.role() + " RESET default_transaction_read_only")
 }

@@ -100,10 +100,10 @@ func loggedIn(t *testing.T, server, user string) string {
 	return u.String()
 }
 
-// channel calls do with a channel to the row's node, as its administrator.
+// channel calls do with a channel to the row's node, as the relay's user.
 func (f *faultRun) channel(do func(ch *amqp.Channel, exchange string) error) {
 	f.t.Helper()
-	conn, err := amqp.Dial(devtest.RabbitMQ(f.t))
+	conn, err := amqp.Dial(f.rabbitMQ().url)
 	f.must(err)
 	defer conn.Close()
 	ch, err := conn.Channel()

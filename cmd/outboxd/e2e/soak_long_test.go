@@ -25,7 +25,7 @@ func TestSoak(t *testing.T) {
 		}
 		t.Cleanup(func() { _ = kafka.Close() })
 		// A client's idempotence outlives every fault of the broker.
-		soak(t, kafka, newKafkaEnd(t, kafka.Brokers()), 0)
+		soak(t, kafka, newKafkaEnd(t, kafka.Brokers()), plagues(0))
 	})
 	t.Run("RabbitMQ", func(t *testing.T) {
 		rabbit, err := devenv.StartRabbitMQ(t.Context(), devenv.RabbitMQOptions{})
@@ -33,7 +33,9 @@ func TestSoak(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = rabbit.Close() })
-		soak(t, rabbit, newRabbitEnd(t, rabbit.URL()), mostInFlight)
+		soak(t, rabbit, newRabbitEnd(t, rabbit.URL()), append(plagues(mostInFlight),
+			plague{"binding removed", func(s *soaking) { unbound(s.faultRun) }, mostInFlight},
+			plague{"exchange deleted", func(s *soaking) { exchangeDeleted(s.faultRun) }, mostInFlight}))
 	})
 }
 
@@ -71,6 +73,16 @@ func plagues(restart int) []plague {
 		{"broker killed", func(s *soaking) { s.lose(byKill) }, restart},
 		{"broker frozen", func(s *soaking) { s.lose(byFreeze) }, restart},
 		{"large transaction", func(s *soaking) { s.commitMany(20_000) }, 0},
+		{"transaction left open", func(s *soaking) { transactionLeftOpen(s.faultRun) }, 0},
+		{"rows removed before they are published", func(s *soaking) { rowsRemoved(s.faultRun) }, 0},
+		{"columns added, renamed and dropped", func(s *soaking) { columnsChanged(s.faultRun) }, 0},
+		{"event table locked", func(s *soaking) { tableLocked(s.faultRun) }, 0},
+		{"witness locked", func(s *soaking) { s.lock("LOCK TABLE outboxd.witness", func() { s.while(10 * time.Second) }) }, mostRepeated},
+		{"slot held by another client", func(s *soaking) { heldSlot(s.faultRun) }, 0},
+		{"no connection left for the role", func(s *soaking) { noConnectionForRole(s.faultRun) }, restart},
+		{"role made read-only", func(s *soaking) { roleReadOnly(s.faultRun) }, restart},
+		{"REPLICATION taken away", func(s *soaking) { replicationTakenAway(s.faultRun) }, mostRepeated},
+		{"right on the witness taken away", func(s *soaking) { witnessTakenAway(s.faultRun) }, mostRepeated},
 	}
 }
 
@@ -78,7 +90,7 @@ func plagues(restart int) []plague {
 // compared with: until then caches fill.
 const warmUp = 20
 
-func soak(t *testing.T, broker node, end matrixEnd, restart int) {
+func soak(t *testing.T, broker node, end matrixEnd, list []plague) {
 	length, err := time.ParseDuration(os.Getenv("OUTBOXD_SOAK"))
 	if err != nil {
 		t.Fatalf("OUTBOXD_SOAK: %v", err)
@@ -95,7 +107,6 @@ func soak(t *testing.T, broker node, end matrixEnd, restart int) {
 		early, late     load
 	)
 	f.end.watch(f.site, func() {
-		list := plagues(restart)
 		for over := time.Now().Add(length); time.Now().Before(over); faults++ {
 			p := list[s.rng.IntN(len(list))]
 			began := time.Now()
