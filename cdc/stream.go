@@ -78,6 +78,7 @@ func newStream(r *Reader, sql *pgx.Conn, repl *pgconn.PgConn, version int, w *wi
 	}
 	wire, err := onWire(hijacked.Conn)
 	if err != nil {
+		_ = hijacked.Conn.Close()
 		return nil, err
 	}
 	s := &Stream{
