@@ -74,6 +74,12 @@ func (s *script) logical(transactional bool, at LSN, content string) *script {
 	return s.wal(at, append(b, content...))
 }
 
+// unbuffered is conn as a stream reads it, but that nothing is taken before it is
+// wanted.
+func unbuffered(conn net.Conn) *bufferedConn {
+	return &bufferedConn{Conn: conn, buf: make([]byte, 1)}
+}
+
 // newScripted returns a stream over conn, without keeper and status writer.
 func newScripted(t *testing.T, conn net.Conn) *Stream {
 	t.Helper()
@@ -81,7 +87,7 @@ func newScripted(t *testing.T, conn net.Conn) *Stream {
 	if err != nil {
 		t.Fatal(err)
 	}
-	wire := &bufferedConn{Conn: conn, buf: make([]byte, 1)} // takes nothing before it is wanted
+	wire := unbuffered(conn)
 	s := &Stream{r: r, conn: wire, wire: wire, frontend: pgproto3.NewFrontend(wire, wire), pid: pid, timeout: 10 * time.Second,
 		decoder: newDecoder(), wake: make(chan struct{}, 1), queries: context.Background(), started: time.Now()}
 	s.message.next = s.next
