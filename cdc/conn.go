@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -59,6 +60,14 @@ func ConnectConfig(ctx context.Context, config *pgx.ConnConfig, application stri
 	// another server process.
 	config.DefaultQueryExecMode = pgx.QueryExecModeExec
 	shareTimeout(&config.Config)
+	dial := config.DialFunc
+	config.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := dial(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		return lastWordConn{conn}, nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
 	conn, err := pgx.ConnectConfig(ctx, config)
@@ -93,7 +102,7 @@ func connectReplication(ctx context.Context, cfg *Config, version int, senderTim
 		if err != nil {
 			return nil, err
 		}
-		return &bufferedConn{Conn: conn, buf: make([]byte, readBufferSize)}, nil
+		return &bufferedConn{Conn: lastWordConn{conn}, buf: make([]byte, readBufferSize)}, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
@@ -158,27 +167,46 @@ func senderTimeout(server time.Duration) time.Duration {
 }
 
 // connectError names why a connection could not be had or was lost. It goes by
-// SQLSTATE alone: messages are in the language of the server.
+// SQLSTATE and by TLS alone: messages are in the language of the server.
 func connectError(err error) *Error {
 	e := &Error{Code: CodeUnreachable, Detail: "connect to the database", Err: connectFailure{err}}
 	var pgErr *pgconn.PgError
-	if !errors.As(err, &pgErr) {
-		e.Fix = "check host and port in --database (or PGHOST and PGPORT), and whether the server runs"
-		return e
-	}
+	var certificate *tls.CertificateVerificationError
+	var alert *net.OpError
 	switch {
-	case pgErr.Code == "3D000":
-		e.Code, e.Detail, e.Fix = CodeDatabaseMissing, "open the database", "check the database's name in --database"
-	case strings.HasPrefix(pgErr.Code, "28"):
-		e.Code, e.Detail = CodeAuth, "log in to the database"
-		e.Fix = "check user and password in --database, and pg_hba.conf on the server"
-	case pgErr.Code == "42501":
-		e.Code, e.Fix = CodePrivilege, "as the database's owner: GRANT CONNECT ON DATABASE … TO …, with the names of --database"
-	case pgErr.Code == "53300":
-		e.Fix = "raise max_connections and max_wal_senders, or end idle connections"
+	case errors.As(err, &pgErr):
+		e.judge(pgErr.Code)
+	case errors.As(err, &certificate):
+		e.Code, e.Detail = CodeConfig, "verify the database's certificate"
+		e.Fix = "in --database: sslrootcert must hold its authority, and the host be one that it is for; sslmode=verify-ca does without the second"
+	case errors.As(err, &alert) && alert.Op == "remote error": // a TLS alert; its own type is not exported
+		e.Code, e.Detail = CodeConfig, "show a certificate to the database"
+		e.Fix = "in --database: sslcert and sslkey must be a certificate of today that the server accepts"
+	case strings.HasSuffix(e.Err.Error(), refusedTLS):
+		e.Code, e.Fix = CodeConfig, "turn ssl on at the server, or go without: sslmode=disable in --database"
+	default:
+		e.Fix = "check host and port in --database (or PGHOST and PGPORT), and whether the server runs"
 	}
 	return e
 }
+
+// judge goes by the SQLSTATE with which the server refused.
+func (e *Error) judge(state string) {
+	switch {
+	case state == "3D000":
+		e.Code, e.Detail, e.Fix = CodeDatabaseMissing, "open the database", "check the database's name in --database"
+	case strings.HasPrefix(state, "28"):
+		e.Code, e.Detail = CodeAuth, "log in to the database"
+		e.Fix = "check user and password in --database, the client certificate if it has one, and pg_hba.conf on the server"
+	case state == "42501":
+		e.Code, e.Fix = CodePrivilege, "as the database's owner: GRANT CONNECT ON DATABASE … TO …, with the names of --database"
+	case state == "53300":
+		e.Fix = "raise max_connections and max_wal_senders, or end idle connections"
+	}
+}
+
+// refusedTLS is how pgx says that a server has no TLS.
+const refusedTLS = "server refused TLS connection"
 
 // connectFailure is a failure to connect that says each cause once. Under
 // sslmode=prefer, the default, every host is tried with TLS and without, so that
@@ -192,7 +220,7 @@ func (e connectFailure) Error() string {
 		return head
 	}
 	causes := slices.Compact(strings.Split(rest, "\n\t"))
-	noTLS := func(cause string) bool { return strings.HasSuffix(cause, "server refused TLS connection") }
+	noTLS := func(cause string) bool { return strings.HasSuffix(cause, refusedTLS) }
 	if slices.ContainsFunc(causes, func(cause string) bool { return !noTLS(cause) }) {
 		causes = slices.DeleteFunc(causes, noTLS)
 	}
@@ -220,6 +248,20 @@ func replicationFix(err error) string {
 		role = pgx.Identifier{refused.Config.User}.Sanitize()
 	}
 	return "as a superuser: ALTER ROLE " + role + " REPLICATION"
+}
+
+// lastWordConn leaves it to Read to say that the server has hung up. Before that
+// the server may have said why: that it does not accept our certificate comes
+// behind the handshake, and by then we may have written on, and failed. That a
+// write succeeds has never meant more than that its bytes were taken.
+type lastWordConn struct{ net.Conn }
+
+func (c lastWordConn) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	if errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) {
+		return len(p), nil
+	}
+	return n, err
 }
 
 // bufferedConn reads from the network in large pieces, and counts them. Only

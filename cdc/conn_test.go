@@ -2,9 +2,13 @@ package cdc
 
 import (
 	"errors"
+	"io"
 	"net"
 	"net/url"
+	"os"
 	"slices"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -143,5 +147,31 @@ func TestConnectFailure(t *testing.T) {
 				t.Error("the cause is not in the chain")
 			}
 		})
+	}
+}
+
+// failingConn fails to write, and has something left to read.
+type failingConn struct {
+	net.Conn
+	failure error
+	strings.Reader
+}
+
+func (c *failingConn) Write([]byte) (int, error)  { return 0, c.failure }
+func (c *failingConn) Read(p []byte) (int, error) { return c.Reader.Read(p) }
+
+// TestLastWord: what the server said before it hung up is read, whatever became
+// of our own words.
+func TestLastWord(t *testing.T) {
+	for failure, hidden := range map[error]bool{
+		syscall.ECONNRESET: true, syscall.EPIPE: true, os.ErrDeadlineExceeded: false, net.ErrClosed: false,
+	} {
+		conn := lastWordConn{&failingConn{failure: &net.OpError{Op: "write", Err: failure}, Reader: *strings.NewReader("why")}}
+		if n, err := conn.Write([]byte("hello")); hidden && (n != 5 || err != nil) || !hidden && !errors.Is(err, failure) {
+			t.Errorf("%v: write gives %d, %v", failure, n, err)
+		}
+		if word, err := io.ReadAll(conn); string(word) != "why" || err != nil {
+			t.Errorf("%v: read %q, %v", failure, word, err)
+		}
 	}
 }

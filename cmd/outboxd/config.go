@@ -38,7 +38,7 @@ type pipelineOptions struct {
 
 func (o *pipelineOptions) flags(f *pflag.FlagSet) {
 	f.StringVar(&o.config, "config", "", "YAML file; its keys are the flags of outboxd run, and below pipelines: they are of one pipeline")
-	f.StringVar(&o.database, "database", "", "PostgreSQL, as postgres://user:password@host:port/database; what is left out comes from PG* variables")
+	f.StringVar(&o.database, "database", "", "PostgreSQL, as postgres://user:password@host:port/database; what is left out comes from PG* variables, but sslmode is verify-full")
 	f.StringVar(&o.databaseFile, "database-file", "", "file that holds what --database would say")
 	f.StringVar(&o.pipeline, "pipeline", "", "name of the pipeline, also to choose it from --config (default: from the names of database and table)")
 	f.StringVar(&o.slot, "slot", "", "replication slot (default: outboxd_PIPELINE)")

@@ -191,9 +191,9 @@ func (v *Verdict) premature(delivered []Delivered, samples []Sample) {
 // delivery is where an event came among all records: the index of the first
 // and of the last time.
 type delivery struct {
-	first, last int
-	position    string
-	place       string
+	first, last       int
+	firstPlace, place string // place is the last
+	position          string
 }
 
 // match looks at each record alone and returns when each event came.
@@ -226,7 +226,7 @@ func (v *Verdict) match(events map[string]*Written, delivered []Delivered) map[s
 		logs[w.Domain] = d.Log
 		s := seen[d.ID]
 		if s == nil {
-			seen[d.ID] = &delivery{first: i, last: i, position: d.Position, place: d.Place}
+			seen[d.ID] = &delivery{first: i, last: i, firstPlace: d.Place, place: d.Place, position: d.Position}
 			continue
 		}
 		v.repeat("repeated: event %s at %s, before at %s", d.ID, d.Place, s.place)
@@ -267,11 +267,11 @@ func (v *Verdict) order(events map[string]*Written, seen map[string]*delivery) {
 			before, w := seen[ws[i-1].ID], seen[ws[i].ID]
 			if w.first < before.first {
 				v.Disordered++
-				v.example("out of order: number %d of %s first came before number %d", ws[i].N, domain, ws[i-1].N)
+				v.example("out of order: number %d of %s first came at %s, number %d at %s", ws[i-1].N, domain, before.firstPlace, ws[i].N, w.firstPlace)
 			}
 			if w.last < before.last {
 				v.LastDisordered++
-				v.example("out of order: number %d of %s came last after number %d did", ws[i-1].N, domain, ws[i].N)
+				v.example("out of order: number %d of %s last came at %s, number %d at %s", ws[i-1].N, domain, before.place, ws[i].N, w.place)
 			}
 			if w.position != "" && before.position != "" && w.position <= before.position {
 				v.Misplaced++

@@ -30,7 +30,7 @@ func kafkaJars(ctx context.Context) (string, error) {
 		if err := os.WriteFile(pom, kafkaPOM, 0o644); err != nil {
 			return fmt.Errorf("write pom.xml: %w", err)
 		}
-		return progress("fetch Kafka (35 jars, 36 MB) with Maven", func() error {
+		return progress("fetch Kafka (36 jars, 36 MB) with Maven", func() error {
 			cmd := exec.CommandContext(ctx, mvn, "--quiet", "--batch-mode", "--file", pom,
 				dependencyPlugin, "-DoutputDirectory="+dir, "-DincludeScope=runtime")
 			cmd.Env = append(os.Environ(), "MAVEN_OPTS=-XX:-UsePerfData "+os.Getenv("MAVEN_OPTS"))

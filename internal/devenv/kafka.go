@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -26,11 +27,20 @@ type KafkaOptions struct {
 	// Advertised is the address, host:port, that the broker tells its clients
 	// to connect to, such as a proxy's. Empty is its own.
 	Advertised string
+	// Listeners are further ones, from names in capitals to their security
+	// protocols, such as SASL_SSL. What else they need, such as certificates,
+	// goes to Properties as listener.name.NAME.…, the name in small letters.
+	Listeners map[string]string
+	// Flags go to the JVM, such as -Dname=value.
+	Flags []string
 }
 
 // Kafka is one real broker, in KRaft mode, that is its own controller. Its
 // methods may be called from several goroutines at once.
-type Kafka struct{ KafkaNode }
+type Kafka struct {
+	KafkaNode
+	listeners map[string]string // addresses
+}
 
 // KafkaNode is one broker. Its methods may be called from several goroutines at
 // once.
@@ -66,16 +76,24 @@ func StartKafka(ctx context.Context, o KafkaOptions) (*Kafka, error) {
 }
 
 func newKafka(ctx context.Context, box *sandbox, java jvm, o KafkaOptions) (*Kafka, error) {
-	ports, err := freePorts(2) // broker, controller
+	ports, err := freePorts(2 + len(o.Listeners)) // broker, controller
 	if err != nil {
 		return nil, err
 	}
-	k := &Kafka{KafkaNode{address: loopback(ports[0]), advertised: o.Advertised}}
+	k := &Kafka{KafkaNode: KafkaNode{address: loopback(ports[0]), advertised: o.Advertised}, listeners: make(map[string]string)}
 	p := kafkaProperties(filepath.Join(box.dir, "data"), k.address, loopback(ports[1]), o.Properties)
-	if o.Advertised != "" {
-		p["advertised.listeners"] = "PLAINTEXT://" + o.Advertised
+	further, protocols := "", "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT"
+	for i, name := range slices.Sorted(maps.Keys(o.Listeners)) {
+		k.listeners[name] = loopback(ports[2+i])
+		further += "," + name + "://" + k.listeners[name]
+		protocols += "," + name + ":" + o.Listeners[name]
 	}
-	if err := k.prepare(ctx, box, java, "kafka", p, "-Xmx512m"); err != nil {
+	p["listeners"] += further
+	p["listener.security.protocol.map"] = protocols
+	if o.Advertised != "" {
+		p["advertised.listeners"] = "PLAINTEXT://" + o.Advertised + further
+	}
+	if err := k.prepare(ctx, box, java, "kafka", p, append([]string{"-Xmx512m"}, o.Flags...)...); err != nil {
 		return nil, err
 	}
 	return k, nil
@@ -84,6 +102,10 @@ func newKafka(ctx context.Context, box *sandbox, java jvm, o KafkaOptions) (*Kaf
 // Brokers returns the addresses to connect to. They stay the same across
 // restarts.
 func (k *Kafka) Brokers() []string { return []string{k.address} }
+
+// Listener returns the address of one of KafkaOptions.Listeners. It stays the
+// same across restarts.
+func (k *Kafka) Listener(name string) string { return k.listeners[name] }
 
 // Close stops the broker and removes all its files. It may be called more than
 // once; the broker cannot be started again.
@@ -162,7 +184,7 @@ func kafkaProperties(data, broker, controller string, extra map[string]string) m
 func writeProperties(file string, properties map[string]string) error {
 	var b bytes.Buffer
 	for _, name := range slices.Sorted(maps.Keys(properties)) {
-		fmt.Fprintf(&b, "%s=%s\n", name, properties[name])
+		fmt.Fprintf(&b, "%s=%s\n", name, strings.ReplaceAll(properties[name], "\n", `\n`)) // PEM has lines
 	}
 	if err := os.WriteFile(file, b.Bytes(), 0o644); err != nil {
 		return fmt.Errorf("configure Kafka: %w", err)

@@ -20,6 +20,8 @@ import (
 type RabbitMQOptions struct {
 	// Config is added to rabbitmq.conf, one "key = value" a line.
 	Config string
+	// Plugins are enabled, of those that come with RabbitMQ.
+	Plugins []string
 }
 
 // RabbitMQ is one real node, from the distribution's package. Its methods may
@@ -68,7 +70,7 @@ func StartRabbitMQ(ctx context.Context, o RabbitMQOptions) (*RabbitMQ, error) {
 	r := new(RabbitMQ)
 	erl, err := startErlang(ctx, box)
 	if err == nil {
-		err = r.prepare(box, erl, "rabbitmq", o.Config)
+		err = r.prepare(box, erl, "rabbitmq", o)
 	}
 	if err == nil {
 		err = r.Start(ctx)
@@ -114,14 +116,14 @@ func (e erlang) env(box *sandbox) []string {
 }
 
 // prepare configures a node of that name, after which it can be started.
-func (r *RabbitMQNode) prepare(box *sandbox, erl erlang, name, config string) error {
+func (r *RabbitMQNode) prepare(box *sandbox, erl erlang, name string, o RabbitMQOptions) error {
 	ports, err := freePorts(2) // AMQP, distribution
 	if err != nil {
 		return err
 	}
 	r.name, r.address, r.ctl = name, loopback(ports[0]), filepath.Join(box.dir, name+"-ctl")
 	env := append(erl.env(box), rabbitEnv(box.dir, name, ports[1])...)
-	if err := r.configure(box.dir, erl.bin, env, config); err != nil {
+	if err := r.configure(box.dir, erl.bin, env, o); err != nil {
 		return err
 	}
 	r.server = server{
@@ -151,12 +153,12 @@ func rabbitEnv(dir, name string, distribution int) []string {
 }
 
 // configure writes the files that a node reads, and the script behind Ctl.
-func (r *RabbitMQNode) configure(dir, bin string, env []string, extra string) error {
+func (r *RabbitMQNode) configure(dir, bin string, env []string, o RabbitMQOptions) error {
 	host, port, err := net.SplitHostPort(r.address)
 	if err != nil {
 		return fmt.Errorf("configure RabbitMQ: %w", err)
 	}
-	conf := fmt.Sprintf("listeners.tcp.1 = %s:%s\nloopback_users = none\nlog.console = true\n%s\n", host, port, extra)
+	conf := fmt.Sprintf("listeners.tcp.1 = %s:%s\nloopback_users = none\nlog.console = true\n%s\n", host, port, o.Config)
 	var script strings.Builder
 	script.WriteString("#!/bin/sh\nexec env -i \\\n")
 	for _, v := range env {
@@ -165,7 +167,7 @@ func (r *RabbitMQNode) configure(dir, bin string, env []string, extra string) er
 	fmt.Fprintf(&script, "\t%s/rabbitmqctl \"$@\"\n", bin)
 	return errors.Join(
 		os.WriteFile(filepath.Join(dir, r.name+".conf"), []byte(conf), 0o644),
-		os.WriteFile(filepath.Join(dir, "plugins"), []byte("[].\n"), 0o644),
+		os.WriteFile(filepath.Join(dir, "plugins"), []byte("["+strings.Join(o.Plugins, ",")+"].\n"), 0o644),
 		os.WriteFile(r.ctl, []byte(script.String()), 0o755),
 	)
 }

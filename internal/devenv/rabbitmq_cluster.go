@@ -47,9 +47,10 @@ func (r *RabbitMQCluster) start(ctx context.Context, o RabbitMQOptions) error {
 		fmt.Fprintf(&config, "cluster_formation.classic_config.nodes.%d = rabbitmq-%[1]d@localhost\n", i+1)
 	}
 	config.WriteString(o.Config)
+	o.Config = config.String()
 	for i := range clusterSize {
 		node := new(RabbitMQNode)
-		if err := node.prepare(r.box, erl, "rabbitmq-"+strconv.Itoa(i+1), config.String()); err != nil {
+		if err := node.prepare(r.box, erl, "rabbitmq-"+strconv.Itoa(i+1), o); err != nil {
 			return err
 		}
 		r.nodes = append(r.nodes, node)

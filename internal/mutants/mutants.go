@@ -1,6 +1,7 @@
 // Package mutants holds seeded defects: small changes to the code, each of
-// which breaks a promise of DESIGN.md, and the tests that must notice. `make
-// mutants` applies them one at a time; the working tree is never touched.
+// which breaks a promise of DESIGN.md or SECURITY.md, and the tests that must
+// notice. `make mutants` applies them one at a time; the working tree is never
+// touched.
 //
 // A mutant is a file in testdata, a header and a diff without line numbers:
 //

@@ -62,7 +62,8 @@ type Config struct {
 	// login.
 	SASL string
 	// User and Password are the login. Password is never printed.
-	User, Password string
+	User     string
+	Password string `json:"-"`
 	// PasswordFile is read instead of Password; a trailing newline is dropped.
 	PasswordFile string
 
@@ -206,6 +207,12 @@ func (c Config) String() string {
 	}
 	return b.String()
 }
+
+// GoString keeps the password out of %#v.
+func (c Config) GoString() string { return "kafka.Config(" + c.String() + ")" }
+
+// LogValue keeps the password out of slog's handlers.
+func (c Config) LogValue() slog.Value { return slog.StringValue(c.String()) }
 
 // options are those of every client of a publisher.
 func (c Config) options() []kgo.Opt {

@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -111,15 +112,16 @@ func (s *tokenSource) token(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	s.current, s.renew = grant.Token, now.Add(time.Duration(grant.Seconds*0.8*float64(time.Second)))
+	seconds, _ := grant.Life.Float64() // not given: the token serves once
+	s.current, s.renew = grant.Token, now.Add(time.Duration(seconds*0.8*float64(time.Second)))
 	return s.current, nil
 }
 
 // grant is the endpoint's answer, of either kind.
 type grant struct {
-	Token   string  `json:"access_token"`
-	Seconds float64 `json:"expires_in"`
-	Error   string  `json:"error"`
+	Token string      `json:"access_token"`
+	Life  json.Number `json:"expires_in"` // seconds; some endpoints quote them
+	Error string      `json:"error"`
 }
 
 func (s *tokenSource) fetch(ctx context.Context) (grant, error) {
@@ -145,10 +147,22 @@ func (s *tokenSource) fetch(ctx context.Context) (grant, error) {
 	client := http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	response, err := client.Do(request)
 	if err != nil {
-		return grant{}, fmt.Errorf("ask for a token: %w", err)
+		return grant{}, endpointError(err)
 	}
 	defer response.Body.Close()
 	return readGrant(response)
+}
+
+// endpointError hides the cause: what TLS says of the endpoint would pass for
+// what it says of the broker.
+func endpointError(err error) error {
+	var certificate *tls.CertificateVerificationError
+	hidden := fmt.Errorf("ask for a token: %v", err)
+	if errors.As(err, &certificate) {
+		return &publisher.ConfigError{Code: "config", Err: hidden,
+			Detail: "verify the token endpoint's certificate (its authority must be one of the system's or in SSL_CERT_FILE)"}
+	}
+	return hidden
 }
 
 // readGrant takes 4xx for a mistake in the configuration, and all else that is

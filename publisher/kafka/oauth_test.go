@@ -3,6 +3,8 @@ package kafka_test
 import (
 	"errors"
 	"fmt"
+	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -125,24 +127,30 @@ func (e *endpoint) answer(status int, body string) {
 // is good, and the next session has its own.
 func TestClientCredentials(t *testing.T) {
 	brokers, _ := tokenCluster(t, "granted")
-	e := newEndpoint(t, 200, `{"access_token":"granted","token_type":"Bearer","expires_in":3600}`)
+	e := newEndpoint(t, 200, "")
 	cfg := kafka.Config{Brokers: brokers, SASL: "oauthbearer", OAuthEndpoint: e.URL, OAuthClientID: "relay/1",
 		OAuthClientSecretFile: secretFile(t, "s%cret\n"), OAuthScope: "kafka write"}
-	if err := publishOne(t, cfg); err != nil {
-		t.Fatal(err)
+	for _, f := range []struct {
+		answer string
+		once   bool // the token is asked for
+	}{
+		{`{"access_token":"granted","token_type":"Bearer","expires_in":3600}`, true},
+		{`{"access_token":"granted","expires_in":"3600"}`, true},
+		{`{"access_token":"granted","expires_in":0}`, false},
+		{`{"access_token":"granted","expires_in":null}`, false},
+		{`{"access_token":"granted"}`, false},
+	} {
+		e.answer(200, f.answer)
+		before := e.asked.Load()
+		if err := publishOne(t, cfg); err != nil {
+			t.Fatalf("%s: %v", f.answer, err)
+		}
+		if n := e.asked.Load() - before; f.once != (n == 1) {
+			t.Errorf("%s: asked %d times for a session with several connections", f.answer, n)
+		}
 	}
 	if got, want := e.request.Load(), "POST relay%2F1 s%25cret client_credentials kafka write"; got != want {
 		t.Errorf("asked %q, want %q", got, want)
-	}
-	if n := e.asked.Load(); n != 1 {
-		t.Errorf("asked %d times, want once", n)
-	}
-	e.answer(200, `{"access_token":"granted","expires_in":0}`)
-	if err := publishOne(t, cfg); err != nil {
-		t.Fatal(err)
-	}
-	if n := e.asked.Load(); n < 3 {
-		t.Errorf("asked %d times in all: a token that is over was used again", n)
 	}
 }
 
@@ -162,6 +170,7 @@ func TestTokenEndpointRefuses(t *testing.T) {
 		{503, "canary", "", "answers 503"},
 		{200, "canary", "", "holds none"},
 		{200, `{"access_token":""}`, "", "holds none"},
+		{200, `{"access_token":"canary","expires_in":"soon"}`, "", "holds none"},
 		{200, `{"access_token":"canary\u0001host=x"}`, "", "holds none"},
 	} {
 		e.answer(f.status, f.body)
@@ -178,6 +187,23 @@ func TestTokenEndpointRefuses(t *testing.T) {
 	e.Close()
 	if err := publishOne(t, cfg); err == nil || errors.As(err, new(*publisher.ConfigError)) {
 		t.Errorf("no endpoint: %v, want an error that is worth another try", err)
+	}
+}
+
+// TestTokenEndpointIsChecked: an endpoint that nobody vouches for does not get to
+// see the secret.
+func TestTokenEndpointIsChecked(t *testing.T) {
+	brokers, _ := tokenCluster(t)
+	var asked atomic.Int64
+	impostor := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked.Add(1) }))
+	impostor.Config.ErrorLog = log.New(io.Discard, "", 0) // it says that we hang up
+	impostor.StartTLS()
+	t.Cleanup(impostor.Close)
+	err := publishOne(t, kafka.Config{Brokers: brokers, SASL: "oauthbearer", OAuthEndpoint: impostor.URL, OAuthClientID: "relay",
+		OAuthClientSecretFile: secretFile(t, "canary")})
+	wantConfigError(t, err, "config", "verify the token endpoint's certificate")
+	if asked.Load() > 0 || strings.Contains(err.Error(), "?ca=") {
+		t.Errorf("%v, asked %d times", err, asked.Load())
 	}
 }
 

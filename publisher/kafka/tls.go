@@ -3,10 +3,8 @@ package kafka
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"fmt"
 	"net"
-	"os"
 
 	"github.com/outboxd/outboxd/publisher"
 )
@@ -16,30 +14,11 @@ func (c Config) tlsConfig() (*tls.Config, error) {
 	if !c.TLS {
 		return nil, nil
 	}
-	t := &tls.Config{
-		MinVersion:         tls.VersionTLS12,
-		ServerName:         c.ServerName,
-		InsecureSkipVerify: c.Insecure,
+	t, err := publisher.Certificates{CA: c.CAFile, Cert: c.CertFile, Key: c.KeyFile}.TLS()
+	if err != nil {
+		return nil, err
 	}
-	if c.CAFile != "" {
-		pem, err := os.ReadFile(c.CAFile)
-		if err != nil {
-			return nil, &publisher.ConfigError{Code: "config", Detail: "read ?ca=", Err: err}
-		}
-		t.RootCAs = x509.NewCertPool()
-		if !t.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, &publisher.ConfigError{Code: "config",
-				Detail: fmt.Sprintf("read ?ca=: no certificate in %q; it must hold whole PEM blocks", c.CAFile)}
-		}
-	}
-	if c.CertFile != "" {
-		cert, err := tls.LoadX509KeyPair(c.CertFile, c.KeyFile)
-		if err != nil {
-			return nil, &publisher.ConfigError{Code: "config",
-				Detail: fmt.Sprintf("read ?cert= and ?key= (%q and %q must hold whole PEM blocks that belong together)", c.CertFile, c.KeyFile), Err: err}
-		}
-		t.Certificates = []tls.Certificate{cert}
-	}
+	t.ServerName, t.InsecureSkipVerify = c.ServerName, c.Insecure
 	return t, nil
 }
 

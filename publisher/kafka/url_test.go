@@ -3,6 +3,7 @@ package kafka_test
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"reflect"
 	"strings"
 	"testing"
@@ -101,7 +102,9 @@ func TestString(t *testing.T) {
 		if got := c.String(); got != want {
 			t.Errorf("String of %s = %s, want %s", in, got, want)
 		}
-		for _, s := range []string{fmt.Sprint(c), c.String(), fmt.Sprintf("%+v", c)} {
+		var log strings.Builder
+		slog.New(slog.NewJSONHandler(&log, nil)).Info("open", "config", c, "in", []kafka.Config{c})
+		for _, s := range []string{fmt.Sprintf("%v %+v %#v %s", c, c, c, c), fmt.Sprintf("%+v", &c), log.String()} {
 			if strings.Contains(s, "c4nary") {
 				t.Errorf("%s prints the password", s)
 			}

@@ -3,6 +3,7 @@ package publishertest
 import (
 	"bytes"
 	"math/rand/v2"
+	"strings"
 	"testing"
 
 	"github.com/outboxd/outboxd/publisher"
@@ -33,6 +34,10 @@ func checkFidelity(t testing.TB, b Backend) {
 		keyed(nil), keyed([]byte{}), keyed(bin), keyed([]byte("schlüssel")), keyed(bytes.Repeat([]byte("k"), 4000)),
 		header("binary", bin), header("empty", []byte{}), header("ce_id", []byte("é")),
 		func(r *publisher.Record) { r.ID, r.Type, r.ContentType = "", "", "" },
+		// What would be more than one line, or end a string, in a protocol of text.
+		header("injected", []byte("v\r\nx-other: w\x00\r\n\r\n")), header("x\r\ny: z", []byte("v")), header("nul\x00", []byte("v")),
+		header(strings.Repeat("n", 255), []byte("v")), header("", []byte("v")), header("ü", bytes.Repeat([]byte("v"), 30_000)),
+		func(r *publisher.Record) { r.ID, r.Type = "id\r\nx: y\x00", "type\r\nx: y\x00" },
 	}
 	if !target.HeaderTable {
 		changes = append(changes, func(r *publisher.Record) {

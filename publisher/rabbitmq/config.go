@@ -2,14 +2,11 @@ package rabbitmq
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/url"
-	"os"
 	"strings"
 	"time"
 
@@ -209,29 +206,4 @@ func set[T comparable](field *T, value T) {
 	if *field == zero {
 		*field = value
 	}
-}
-
-// tlsConfig reads the certificate files. host is the one being dialed.
-func (c Config) tlsConfig(host string) (*tls.Config, error) {
-	t := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: c.ServerName}
-	set(&t.ServerName, host)
-	if c.CAFile != "" {
-		pem, err := os.ReadFile(c.CAFile)
-		if err != nil {
-			return nil, &publisher.ConfigError{Code: "config", Detail: "read tls_ca", Err: err}
-		}
-		t.RootCAs = x509.NewCertPool()
-		if !t.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, &publisher.ConfigError{Code: "config", Detail: fmt.Sprintf("tls_ca %q holds no PEM certificate; it must hold whole PEM blocks", c.CAFile)}
-		}
-	}
-	if c.CertFile != "" {
-		pair, err := tls.LoadX509KeyPair(c.CertFile, c.KeyFile)
-		if err != nil {
-			return nil, &publisher.ConfigError{Code: "config",
-				Detail: fmt.Sprintf("load tls_cert and tls_key (%q and %q must hold whole PEM blocks that belong together)", c.CertFile, c.KeyFile), Err: err}
-		}
-		t.Certificates = []tls.Certificate{pair}
-	}
-	return t, nil
 }

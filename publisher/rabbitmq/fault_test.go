@@ -5,6 +5,7 @@ package rabbitmq_test
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -62,6 +63,33 @@ func TestProperties(t *testing.T) {
 		if n, ok := m.Headers["n"].([]any); m.Headers["cloudEvents_id"] != "id" || !ok || len(n) != 2 || n[0] != "1" || n[1] != "2" {
 			t.Errorf("headers %#v", m.Headers)
 		}
+	}
+}
+
+// TestRoutingKeys: whatever an event makes a key of is a key to the broker: not
+// a pattern, and not the end of one.
+func TestRoutingKeys(t *testing.T) {
+	c := newCorner(t, devtest.RabbitMQ(t), "quorum")
+	all := c.queue + "_all"
+	c.declare(all, "#", amqp.Table{"x-expires": int32(60_000)})
+	got := newOutcomes(t)
+	p := c.open(c.config(), got.done)
+	keys := []string{"#", "*.*.*", routedKey + "\x00", routedKey + "\r\n", "\n" + routedKey, "..", "ü", strings.Repeat("k", 255)}
+	for i, key := range keys {
+		r := record(uint64(i), "a")
+		r.Topic = key
+		mustPublish(t, p, r)
+	}
+	got.wait(len(keys))
+	var arrived []string
+	for _, m := range c.messages(all) {
+		arrived = append(arrived, m.RoutingKey)
+	}
+	if !slices.Equal(arrived, keys) {
+		t.Errorf("published with %q, arrived with %q", keys, arrived)
+	}
+	if ms := c.messages(c.queue); len(ms) > 0 {
+		t.Errorf("%d of them went where %s leads", len(ms), routedKey)
 	}
 }
 

@@ -187,6 +187,7 @@ func (l *lane) send(r *publisher.Record) bool {
 		l.p.fail(err)
 		return false
 	}
+	l.p.session.check.sent.Add(1)
 	var confirm *amqp.DeferredConfirmation
 	end, err := l.p.session.wire.writeRecord(r.Size(), func() (err error) {
 		confirm, err = l.ch.PublishWithDeferredConfirm(l.p.config.Exchange, r.Topic, true, false, m)

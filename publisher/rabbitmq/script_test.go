@@ -22,6 +22,7 @@ type script struct {
 	t         testing.TB
 	onPublish func(s *script, p published) // runs on the connection's reader
 	mute      atomic.Bool                  // says nothing, not even that it lives
+	bytewise  bool                         // says each byte by itself
 
 	mu      sync.Mutex
 	conn    net.Conn
@@ -169,7 +170,12 @@ func (s *script) write(frames ...[]byte) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	_, _ = s.conn.Write(bytes.Join(frames, nil))
+	all := bytes.Join(frames, nil)
+	for s.bytewise && len(all) > 1 {
+		_, _ = s.conn.Write(all[:1])
+		all = all[1:]
+	}
+	_, _ = s.conn.Write(all)
 }
 
 func frame(typ byte, channel uint16, payload []byte) []byte {

@@ -365,6 +365,35 @@ func TestPipelinedReportsWhatPassed(t *testing.T) {
 	}
 }
 
+// TestConfirmOfNothing: a confirm of what was never sent ends the connection,
+// however it is cut into reads, and confirms nothing.
+func TestConfirmOfNothing(t *testing.T) {
+	for _, f := range []struct {
+		tag      uint64
+		multiple bool
+		refused  bool
+	}{
+		{2, true, false}, {3, true, true}, {1 << 62, false, true}, {1 << 62, true, true},
+	} {
+		s, config := newScript(t, batch(2, func(s *script, ps []published) {
+			s.ack(published{channel: ps[0].channel, tag: f.tag}, f.multiple)
+		}))
+		s.bytewise = true
+		config.Channels = 1
+		got := newOutcomes(t)
+		p := scripted(t, config, got.done)
+		mustPublish(t, p, record(0, "a"), record(1, "b"))
+		got.wait(2)
+		for token := range uint64(2) {
+			err := got.err(token)
+			told := errors.Is(err, publisher.ErrUnknown) && strings.Contains(err.Error(), "confirms what was not sent")
+			if f.refused != told || !f.refused && err != nil {
+				t.Errorf("confirm of %d, multiple %t: record %d has %v", f.tag, f.multiple, token, err)
+			}
+		}
+	}
+}
+
 func TestMandatoryAndLogin(t *testing.T) {
 	var first published
 	s, config := newScript(t, func(s *script, p published) {

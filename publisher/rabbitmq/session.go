@@ -1,6 +1,7 @@
 package rabbitmq
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -28,6 +29,7 @@ const (
 type session struct {
 	conn  *amqp.Connection
 	wire  *coalescer
+	check *answerCheck
 	raw   net.Conn // below TLS
 	limit limits
 }
@@ -67,7 +69,8 @@ func connectHost(ctx context.Context, c Config, addr string, guard publisher.Gua
 			return nil, err
 		}
 	}
-	s := &session{wire: newCoalescer(conn, c.WriteTimeout), raw: raw}
+	s := &session{check: newAnswerCheck(conn), raw: raw}
+	s.wire = newCoalescer(s.check, c.WriteTimeout)
 	if s.conn, err = amqp.Open(s.wire, amqpConfig(c)); err != nil {
 		err = openError(addr, err, errors.Join(ctx.Err(), s.wire.cause(), s.wire.lastRead()))
 	} else if !stop() {
@@ -87,10 +90,11 @@ func startTLS(ctx context.Context, c Config, addr string, conn net.Conn) (net.Co
 	if err != nil {
 		return nil, &publisher.ConfigError{Code: "config", Detail: fmt.Sprintf("host %q", addr), Err: err}
 	}
-	config, err := c.tlsConfig(host)
+	config, err := publisher.Certificates{CA: c.CAFile, Cert: c.CertFile, Key: c.KeyFile}.TLS()
 	if err != nil {
 		return nil, err
 	}
+	config.ServerName = cmp.Or(c.ServerName, host)
 	secure := tls.Client(conn, config)
 	if err := secure.HandshakeContext(ctx); err != nil {
 		return nil, openError(addr, err, nil)

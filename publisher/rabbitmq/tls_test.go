@@ -3,164 +3,236 @@
 package rabbitmq_test
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"fmt"
-	"math/big"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/outboxd/outboxd/internal/devenv"
+	"github.com/outboxd/outboxd/internal/devenv/devtest"
 	"github.com/outboxd/outboxd/publisher"
 	"github.com/outboxd/outboxd/publisher/rabbitmq"
 )
 
-// authority is a certificate authority of a test's own.
-type authority struct {
-	t    testing.TB
-	dir  string
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
+// secured is a node that takes TLS alone, from clients with a certificate, and
+// an exchange. The user relay may write to that, log in by its certificate, and
+// nothing else.
+type secured struct {
+	*corner
+	t    *testing.T
+	node *devenv.RabbitMQ
+	addr string
+	dir  string // of the node's files: ca, cert and key
 }
 
-func newAuthority(t testing.TB, dir, name string) *authority {
-	a := &authority{t: t, dir: dir}
-	a.cert, a.key = a.issue(name, &x509.Certificate{
-		Subject: pkix.Name{CommonName: name}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	})
-	return a
-}
-
-// issue writes NAME.pem and NAME.key, readable by the node's user.
-func (a *authority) issue(name string, template *x509.Certificate) (*x509.Certificate, *ecdsa.PrivateKey) {
-	a.t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	a.must(err)
-	template.SerialNumber = big.NewInt(time.Now().UnixNano())
-	template.NotBefore = time.Now().Add(-time.Hour)
-	if template.NotAfter.IsZero() {
-		template.NotAfter = time.Now().Add(time.Hour)
-	}
-	parent, parentKey := a.cert, a.key
-	if parent == nil {
-		parent, parentKey = template, key
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, parentKey)
-	a.must(err)
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-	a.must(err)
-	a.must(os.WriteFile(a.file(name+".pem"), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644))
-	a.must(os.WriteFile(a.file(name+".key"), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}), 0o644))
-	cert, err := x509.ParseCertificate(der)
-	a.must(err)
-	return cert, key
-}
-
-func (a *authority) file(name string) string { return filepath.Join(a.dir, name) }
-
-func (a *authority) must(err error) {
-	a.t.Helper()
-	if err != nil {
-		a.t.Fatal(err)
-	}
-}
-
-func TestTLS(t *testing.T) {
-	dir := t.TempDir()
-	// The node runs as another user.
-	for d := dir; len(d) > len(os.TempDir()); d = filepath.Dir(d) {
-		if err := os.Chmod(d, 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	ca := newAuthority(t, dir, "ca")
-	other := newAuthority(t, dir, "other-ca")
-	ca.issue("server", &x509.Certificate{Subject: pkix.Name{CommonName: "broker"}, DNSNames: []string{"broker.test"}, IPAddresses: []net.IP{{127, 0, 0, 1}},
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}})
-	ca.issue("client", &x509.Certificate{Subject: pkix.Name{CommonName: "outboxd"}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
-
+func newSecured(t *testing.T, a *devtest.Authority) *secured {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	ca.must(err)
-	addr := listener.Addr().String()
-	ca.must(listener.Close())
-	ca.issue("expired", &x509.Certificate{Subject: pkix.Name{CommonName: "outboxd"}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-		NotAfter: time.Now().Add(-time.Minute)})
-	node := startNode(t, fmt.Sprintf("listeners.ssl.1 = %s\nssl_options.cacertfile = %s\nssl_options.certfile = %s\nssl_options.keyfile = %s\n"+
-		"ssl_options.verify = verify_peer\nssl_options.fail_if_no_peer_cert = true\n",
-		addr, ca.file("ca.pem"), ca.file("server.pem"), ca.file("server.key")))
-	c := newCorner(t, node.URL(), "quorum")
-	secure := func(options string) rabbitmq.Config {
-		t.Helper()
-		config, err := rabbitmq.ParseURL("amqps://guest:guest@" + addr + "/?exchange=" + c.exchange + options)
-		ca.must(err)
-		return config
+	if err != nil {
+		t.Fatal(err)
 	}
-	trust := "&tls_ca=" + ca.file("ca.pem")
-	client := "&tls_cert=" + ca.file("client.pem") + "&tls_key=" + ca.file("client.key")
-	for _, f := range []struct{ name, options, class, text string }{
-		{"by address", trust + client, "", ""},
-		{"by name", trust + client + "&tls_server_name=broker.test", "", ""},
-		{"wrong authority", "&tls_ca=" + other.file("other-ca.pem") + client, "config", "unknown authority"},
-		{"system's authorities", client, "config", "unknown authority"},
-		{"wrong name", trust + client + "&tls_server_name=elsewhere.test", "config", "elsewhere.test"},
-		{"no client certificate", trust, "config", "certificate required"},
-		{"expired client certificate", trust + "&tls_cert=" + ca.file("expired.pem") + "&tls_key=" + ca.file("expired.key"), "config", "expired"},
-		{"missing file", "&tls_ca=" + ca.file("nowhere.pem") + client, "config", "nowhere.pem"},
-		{"not a certificate", "&tls_ca=" + ca.file("ca.key") + client, "config", "holds no PEM certificate"},
-		{"key of another", trust + "&tls_cert=" + ca.file("client.pem") + "&tls_key=" + ca.file("server.key"), "config", "tls_cert"},
-	} {
-		t.Run(f.name, func(t *testing.T) {
-			got := newOutcomes(t)
-			p, err := rabbitmq.Open(t.Context(), secure(f.options), got.done, nil)
-			if classOf(err) != f.class || err != nil && !strings.Contains(err.Error(), f.text) {
-				t.Fatalf("open: %v, want class %q with %q", err, f.class, f.text)
-			}
-			if err != nil {
-				return
-			}
-			const n = 500
-			for i := range uint64(n) {
-				r := record(i, fmt.Sprint(i%50))
-				r.Topic, r.Value = routedKey, make([]byte, 1000)
-				mustPublish(t, p, r)
-			}
-			got.wait(n)
-			if err := shut(t, p, 30*time.Second); err != nil {
-				t.Error(err)
-			}
-			if counts := got.count(); counts[""] != n || len(c.messages(c.queue)) != n {
-				t.Errorf("outcomes %v", counts)
-			}
-		})
-	}
-	t.Run("rotation", func(t *testing.T) { rotate(t, ca, secure(trust+client)) })
+	s := &secured{t: t, addr: listener.Addr().String(), dir: filepath.Dir(a.File)}
+	s.must(listener.Close())
+	s.install(a, time.Now().Add(time.Hour))
+	s.node, err = devenv.StartRabbitMQ(t.Context(), devenv.RabbitMQOptions{
+		Config: fmt.Sprintf("listeners.ssl.1 = %s\nssl_options.cacertfile = %s\nssl_options.certfile = %s\nssl_options.keyfile = %s\n"+
+			"ssl_options.verify = verify_peer\nssl_options.fail_if_no_peer_cert = true\n"+
+			"auth_mechanisms.1 = PLAIN\nauth_mechanisms.2 = EXTERNAL\nssl_cert_login_from = common_name\n",
+			s.addr, s.file("ca"), s.file("cert"), s.file("key")),
+		Plugins: []string{"rabbitmq_auth_mechanism_ssl"},
+	})
+	s.must(err)
+	t.Cleanup(func() { _ = s.node.Close() })
+	s.corner = newCorner(t, s.node.URL(), "quorum")
+	s.ctl("add_user", "relay", "right-password")
+	s.ctl("set_permissions", "relay", "^$", "^"+s.exchange+"$", "^$")
+	return s
 }
 
-// rotate spoils the files of a configuration that works, one after the other:
-// each is named, and forgiven by the next session when it is mended.
-func rotate(t *testing.T, ca *authority, config rabbitmq.Config) {
-	for file, text := range map[string]string{"ca.pem": "holds no PEM certificate", "client.pem": "tls_cert", "client.key": "tls_key"} {
-		whole, err := os.ReadFile(ca.file(file))
-		ca.must(err)
-		for _, content := range [][]byte{whole[:len(whole)/2], whole} {
-			ca.must(os.WriteFile(ca.file(file), content, 0o644))
-			p, err := rabbitmq.Open(t.Context(), config, func(*publisher.Record, error) {}, nil)
-			if err == nil {
-				ca.must(shut(t, p, 30*time.Second))
-			}
-			switch cut := len(content) < len(whole); {
-			case cut && (classOf(err) != "config" || !strings.Contains(err.Error(), text) || !strings.Contains(err.Error(), ca.file(file))):
-				t.Errorf("half of %s: %v, want a config error with %q and the file's name", file, err, text)
-			case !cut && err != nil:
-				t.Errorf("%s, mended: %v", file, err)
-			}
+func (s *secured) must(err error) {
+	s.t.Helper()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func (s *secured) file(name string) string { return filepath.Join(s.dir, name) }
+
+func (s *secured) ctl(args ...string) {
+	s.t.Helper()
+	_, err := s.node.Ctl(s.t.Context(), args...)
+	s.must(err)
+}
+
+// install gives the node's files a certificate of an authority, in whose clients
+// it is to believe.
+func (s *secured) install(a *devtest.Authority, end time.Time) {
+	s.t.Helper()
+	cert, key := a.Server(end)
+	copyFile(s.t, a.File, s.file("ca"))
+	copyFile(s.t, cert, s.file("cert"))
+	copyFile(s.t, key, s.file("key"))
+}
+
+// replace has the node read its files anew, which it does of itself after two
+// minutes.
+func (s *secured) replace(a *devtest.Authority, end time.Time) {
+	s.t.Helper()
+	s.install(a, end)
+	s.ctl("eval", "ssl:clear_pem_cache().")
+}
+
+func copyFile(t *testing.T, from, to string) {
+	t.Helper()
+	content, err := os.ReadFile(from)
+	if err == nil {
+		err = os.WriteFile(to, content, 0o644)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// credentials are what a client shows.
+type credentials struct{ user, ca, cert, key, name string }
+
+func (s *secured) config(l credentials) rabbitmq.Config {
+	s.t.Helper()
+	options := url.Values{"exchange": {s.exchange}}
+	for name, value := range map[string]string{"tls_ca": l.ca, "tls_cert": l.cert, "tls_key": l.key, "tls_server_name": l.name} {
+		if value != "" {
+			options.Set(name, value)
 		}
 	}
+	config, err := rabbitmq.ParseURL("amqps://" + l.user + s.addr + "/?" + options.Encode())
+	s.must(err)
+	return config
+}
+
+// TestTLS: what a real broker or this side refuses is named, and no password
+// with it.
+func TestTLS(t *testing.T) {
+	t.Parallel()
+	own, stranger := devtest.NewAuthority(t), devtest.NewAuthority(t)
+	s := newSecured(t, own)
+	hour, over := time.Now().Add(time.Hour), time.Now().Add(-time.Minute)
+	const password = "relay:right-password@"
+	with := func(cert, key string) credentials {
+		return credentials{user: password, ca: own.File, cert: cert, key: key}
+	}
+	good := with(own.Client("relay", hour))
+	other := with(own.Client("somebody", hour))
+	but := func(change func(*credentials)) credentials {
+		l := good
+		change(&l)
+		return l
+	}
+	rows := []struct {
+		name        string
+		login       credentials
+		class, text string
+	}{
+		{"by address", good, "", ""},
+		{"by name", but(func(l *credentials) { l.name = "service.test" }), "", ""},
+		{"certificate alone", but(func(l *credentials) { l.user = "" }), "", ""},
+		{"wrong authority", but(func(l *credentials) { l.ca = stranger.File }), "config", "unknown authority"},
+		{"system's authorities", but(func(l *credentials) { l.ca = "" }), "config", "unknown authority"},
+		{"wrong name", but(func(l *credentials) { l.name = "elsewhere.test" }), "config", "elsewhere.test"},
+		{"no client certificate", credentials{user: password, ca: own.File}, "config", "certificate required"},
+		{"strange client certificate", with(stranger.Client("relay", hour)), "config", "unknown certificate authority"},
+		{"expired client certificate", with(own.Client("relay", over)), "config", "expired"},
+		{"certificate of no user", credentials{ca: own.File, cert: other.cert, key: other.key}, "auth", "refused"},
+		{"wrong password", but(func(l *credentials) { l.user = "relay:canary@" }), "auth", "user or password refused"},
+		{"missing file", but(func(l *credentials) { l.ca = s.file("nowhere.pem") }), "config", "nowhere.pem"},
+		{"not a certificate", but(func(l *credentials) { l.ca = good.key }), "config", "no certificate in"},
+		{"key of another", but(func(l *credentials) { l.key = other.key }), "config", "belong together"},
+	}
+	for _, f := range rows {
+		t.Run(f.name, func(t *testing.T) { s.row(t, s.config(f.login), f.class, f.text) })
+	}
+	t.Run("half a file", func(t *testing.T) { s.halves(t, good) })
+	t.Run("rotation", func(t *testing.T) { s.rotate(t, good, stranger) })
+	s.replace(own, over)
+	t.Run("expired broker", func(t *testing.T) { s.row(t, s.config(good), "config", "expired") })
+}
+
+func (s *secured) row(t *testing.T, config rabbitmq.Config, class, text string) {
+	got := newOutcomes(t)
+	p, err := rabbitmq.Open(t.Context(), config, got.done, nil)
+	if classOf(err) != class || err != nil && (!strings.Contains(err.Error(), text) || strings.Contains(err.Error(), "canary")) {
+		t.Fatalf("open: %v, want class %q with %q", err, class, text)
+	}
+	if err != nil {
+		return
+	}
+	const n = 500
+	for i := range uint64(n) {
+		r := record(i, fmt.Sprint(i%50))
+		r.Topic, r.Value = routedKey, make([]byte, 1000)
+		mustPublish(t, p, r)
+	}
+	got.wait(n)
+	if err := shut(t, p, 30*time.Second); err != nil {
+		t.Error(err)
+	}
+	if counts := got.count(); counts[""] != n || len(s.messages(s.queue)) != n {
+		t.Errorf("outcomes %v", counts)
+	}
+}
+
+// halves cuts the files of a configuration that works, one after the other: each
+// is named, and forgiven by the next session when it is mended.
+func (s *secured) halves(t *testing.T, l credentials) {
+	config := s.config(l)
+	for file, text := range map[string]string{l.ca: "no certificate in", l.cert: "whole PEM blocks", l.key: "whole PEM blocks"} {
+		whole, err := os.ReadFile(file)
+		s.must(err)
+		s.must(os.WriteFile(file, whole[:len(whole)/2], 0o644))
+		_, err = rabbitmq.Open(t.Context(), config, func(*publisher.Record, error) {}, nil)
+		if classOf(err) != "config" || !strings.Contains(err.Error(), text) || !strings.Contains(err.Error(), file) {
+			t.Errorf("half of %s: %v, want a config error with %q and the file's name", file, err, text)
+		}
+		s.must(os.WriteFile(file, whole, 0o644))
+		s.row(t, config, "", "")
+	}
+}
+
+// rotate changes the broker's certificate and the authority that it believes in,
+// under a publisher: that one goes on, and the next goes by its files as they
+// are then.
+func (s *secured) rotate(t *testing.T, l credentials, next *devtest.Authority) {
+	dir := t.TempDir()
+	mine := credentials{user: l.user, ca: dir + "/ca", cert: dir + "/cert", key: dir + "/key"}
+	copyFile(t, l.ca, mine.ca)
+	copyFile(t, l.cert, mine.cert)
+	copyFile(t, l.key, mine.key)
+	config := s.config(mine)
+	got := newOutcomes(t)
+	p, err := rabbitmq.Open(t.Context(), config, got.done, nil)
+	s.must(err)
+	publish := func(token uint64) {
+		r := record(token, "k")
+		r.Topic = routedKey
+		mustPublish(t, p, r)
+	}
+	publish(0)
+	got.wait(1)
+	s.replace(next, time.Now().Add(time.Hour))
+	publish(1)
+	got.wait(2)
+	s.must(shut(t, p, 30*time.Second))
+
+	s.row(t, config, "config", "unknown authority")
+	copyFile(t, next.File, mine.ca)
+	s.row(t, config, "config", "unknown certificate authority")
+	cert, key := next.Client("relay", time.Now().Add(time.Hour))
+	copyFile(t, cert, mine.cert)
+	copyFile(t, key, mine.key)
+	if counts := got.count(); counts[""] != 2 || len(s.messages(s.queue)) != 2 {
+		t.Errorf("outcomes %v", counts)
+	}
+	s.row(t, config, "", "")
 }

@@ -77,6 +77,21 @@ func TestLogin(t *testing.T) {
 	}
 }
 
+// TestTLSByDefault: who does not say how to connect is not connected to a server
+// that cannot show who it is.
+func TestTLSByDefault(t *testing.T) {
+	t.Parallel()
+	s := owned(t)
+	silent, err := url.Parse(s.relay)
+	if err != nil {
+		t.Fatal(err)
+	}
+	silent.RawQuery = ""
+	for _, command := range [][]string{{"setup"}, {"adopt"}, {"run", "--metrics", "off", "--log-format", "text", "--broker", "jsonl:-"}} {
+		outboxd(t, append(command, "--database", silent.String(), "--pipeline", s.pipeline)...).expect(t, 78, "server refused TLS", "sslmode=disable in --database")
+	}
+}
+
 func TestWALLevelReplica(t *testing.T) {
 	t.Parallel()
 	server, err := devenv.StartPostgres(t.Context(), devenv.PostgresOptions{Settings: map[string]string{"wal_level": "replica", "fsync": "off"}})

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -98,6 +99,20 @@ func discreet(r *relay) *relay {
 		keepsSecrets(r.t, "standard output", r.stdout.String())
 	})
 	return r
+}
+
+// TestCrashKeepsSecrets: what the Go runtime writes when the program dies of a
+// panic, or here of SIGQUIT, are the stacks of all goroutines, and no password.
+func TestCrashKeepsSecrets(t *testing.T) {
+	t.Parallel()
+	s := owned(t)
+	r := discreet(startRelay(t, "--database", s.relay, "--pipeline", s.pipeline, "--broker", "jsonl:-"))
+	r.ready()
+	if err := r.cmd.Process.Signal(syscall.SIGQUIT); err != nil {
+		t.Fatal(err)
+	}
+	r.wait(10 * time.Second)
+	contains(t, r.logged(), "SIGQUIT: quit", "outboxd/cdc.(*Stream).Run")
 }
 
 // says waits until /readyz answers with the status and the words.

@@ -39,13 +39,19 @@ func NewRabbitMQConsumer(url, exchange, queue string) (*RabbitMQConsumer, error)
 	if err := ch.ExchangeDeclare(exchange, "topic", true, false, false, false, nil); err != nil {
 		return nil, err
 	}
-	if _, err := ch.QueueDeclare(queue, true, false, false, false, amqp.Table{"x-queue-type": "quorum"}); err != nil {
+	if _, err := ch.QueueDeclare(queue, true, false, false, false, queueArgs()); err != nil {
 		return nil, err
 	}
 	if err := ch.QueueBind(queue, "#", exchange, false, nil); err != nil {
 		return nil, err
 	}
 	return &RabbitMQConsumer{url: url, queue: queue, distinct: map[string]bool{}}, nil
+}
+
+// queueArgs are those of the queue. One consumer at a time: after a restart the
+// next one would otherwise be served before what the last one had is given back.
+func queueArgs() amqp.Table {
+	return amqp.Table{amqp.QueueTypeArg: amqp.QueueTypeQuorum, amqp.SingleActiveConsumerArg: true}
 }
 
 // Read reads until done says so of the number of distinct events seen, or ctx
@@ -98,11 +104,10 @@ func (c *RabbitMQConsumer) connect() error {
 	c.conn = conn
 	ch, err := conn.Channel()
 	if err == nil {
-		// One consumer, and a prefetch that a lost connection gives back in order.
 		err = ch.Qos(500, 0, false)
 	}
 	if err == nil {
-		c.deliveries, err = ch.Consume(c.queue, "", false, true, false, false, nil)
+		c.deliveries, err = ch.Consume(c.queue, "", false, false, false, false, nil)
 	}
 	if err != nil {
 		c.Close()
@@ -124,10 +129,14 @@ func (c *RabbitMQConsumer) note(d amqp.Delivery, domain func(string) string) {
 	if d.Redelivered && c.distinct[d.MessageId] {
 		return
 	}
+	place := fmt.Sprintf("delivery %d of queue %s", len(c.delivered), c.queue)
+	if d.Redelivered {
+		place += ", which was given back before"
+	}
 	text := func(name string) string { s, _ := d.Headers[name].(string); return s }
 	c.delivered = append(c.delivered, checker.Delivered{
 		ID: d.MessageId, Domain: domain(text("cloudEvents_subject")), Position: text("cloudEvents_sequence"), Replayed: text("outboxd-replayed") != "",
-		Place: fmt.Sprintf("queue %s delivery %d", c.queue, len(c.delivered)), Sum: sha256.Sum256(d.Body),
+		Place: place, Sum: sha256.Sum256(d.Body),
 	})
 	c.distinct[d.MessageId] = true
 }

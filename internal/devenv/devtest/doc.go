@@ -21,6 +21,8 @@
 // same time: take the names from [Name]. A test that stops, kills, fills or
 // reconfigures a service must start its own with package devenv.
 //
+// [Authority] issues certificates for services and their clients.
+//
 // TestMain of a package that uses services is
 //
 //	func TestMain(m *testing.M) { devtest.Main(m) }
