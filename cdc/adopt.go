@@ -23,6 +23,9 @@ type Gap struct {
 	// NewSlot: the slot is gone or of no use. The caller makes another one,
 	// after dropping what is left of the old, before it accepts the gap.
 	NewSlot bool
+	// Complete: the slot has everything that was not published, and the gap is
+	// none but for the positions, which begin a new epoch.
+	Complete bool
 	// Floor is an xid8: every row of the table that may not have been published
 	// has this xid or a later one. It also covers a gap that was accepted
 	// before and not replayed. Empty: there is nothing to replay.
@@ -33,7 +36,7 @@ type Gap struct {
 	// accepted.
 	Epoch uint16
 
-	moved   bool     // the stream goes on from the slot's position, not the witness's
+	moved   bool     // the witness takes over the slot's position
 	witness *witness // as it is to become
 }
 
@@ -41,7 +44,11 @@ type Gap struct {
 // cover the table and the slot, if there is one, must be free: what can still be
 // mended must be mended first. cfg needs Database, Pipeline, Slot, Publication
 // and Table.
-func FindGap(ctx context.Context, cfg Config) (Gap, error) {
+//
+// published, unless it is zero, is the position of an event that a broker has.
+// If it is beyond the witness the database was restored to an earlier state,
+// which it does not know itself.
+func FindGap(ctx context.Context, cfg Config, published Position) (Gap, error) {
 	var g Gap
 	err := withSQL(ctx, &cfg, func(sql *pgx.Conn) error {
 		srv, err := inspectServer(ctx, sql)
@@ -65,6 +72,9 @@ func FindGap(ctx context.Context, cfg Config) (Gap, error) {
 			g = Gap{Acked: st.confirmed, Slot: st.confirmed, Epoch: 1}
 			return nil // outboxd run adopts a slot that has no past
 		}
+		if err := w.told(&cfg, published); err != nil {
+			return err
+		}
 		system, err := identify(ctx, &cfg, srv)
 		if err != nil {
 			return err
@@ -74,6 +84,19 @@ func FindGap(ctx context.Context, cfg Config) (Gap, error) {
 		return err
 	})
 	return g, err
+}
+
+// told takes note of a position that was published.
+func (w *witness) told(cfg *Config, published Position) error {
+	switch p := published; {
+	case p == Position{}:
+	case p.Epoch < w.epoch || p.Epoch == w.epoch && w.acked.covers(place{p.Commit, p.Ordinal}):
+		return &Error{Code: CodeConfig, Detail: fmt.Sprintf("pipeline %s knows that %s was published: it is in epoch %d and has published everything before %s", cfg.Pipeline, p, w.epoch, w.acked.confirm),
+			Fix: "to show that the database was restored, give the ce_sequence of the last record that was published"}
+	default:
+		w.published = p.String()
+	}
+	return nil
 }
 
 // slotGone returns err if it says that a slot, which the witness knows, can be
@@ -136,6 +159,9 @@ func (g Gap) Accept(ctx context.Context, cfg Config) (LSN, error) {
 			if err := noteGap(ctx, tx, &cfg, g.Floor); err != nil {
 				return err
 			}
+			if err := noteRestored(ctx, tx, &cfg, ""); err != nil {
+				return err
+			}
 			return audit(ctx, tx, &cfg, deed{"adopt", g.Acked.String(), w.acked.confirm.String(), strings.Join(g.Findings, "; ")})
 		})
 	})
@@ -147,12 +173,20 @@ func (g Gap) Accept(ctx context.Context, cfg Config) (LSN, error) {
 func compare(cfg *Config, w *witness, st *slotState, gone *Error, pub publication, system identity) Gap {
 	g := Gap{Acked: w.acked.confirm, Floor: w.gap, Epoch: w.epoch}
 	g.find(checkSystem(cfg, w, system.SystemID, system.Timeline))
-	if gone != nil {
+	g.find(checkRestored(cfg, w))
+	// The positions and the publication of another cluster compare with nothing.
+	another := w.systemID != system.SystemID
+	switch {
+	case gone != nil:
 		g.NewSlot = true
 		g.find(gone)
-	} else {
+	case !another:
 		g.Slot = st.confirmed
 		g.find(checkConfirmed(cfg, st, w))
+	case pub.readableWith(st):
+		g.Slot = st.confirmed
+	default:
+		g.NewSlot = true
 	}
 	// After a restore the same LSN may mean less than it did, also where the
 	// comparison finds nothing.
@@ -160,9 +194,11 @@ func compare(cfg *Config, w *witness, st *slotState, gone *Error, pub publicatio
 		g.Findings = append(g.Findings, fmt.Sprintf("the pipeline published up to %s, and the server's WAL ends at %s: it was restored to an earlier state", w.acked.confirm, system.XLogPos))
 	}
 	g.moved = len(g.Findings) > 0
-	g.find(checkFingerprint(cfg, pub, w))
-	if recreated(pub, w) {
-		g.NewSlot, g.moved, g.Slot = true, true, 0 // the slot is older than its publication
+	if !another {
+		g.find(checkFingerprint(cfg, pub, w))
+		if recreated(pub, w) {
+			g.NewSlot, g.moved, g.Slot = true, true, 0 // the slot is older than its publication
+		}
 	}
 	if len(g.Findings) == 0 {
 		return g
@@ -171,17 +207,32 @@ func compare(cfg *Config, w *witness, st *slotState, gone *Error, pub publicatio
 	next.fingerprint, next.holder = pub.fingerprint, "adopt"
 	next.floor = validFloor(cfg, w, system)
 	if g.moved {
-		next.systemID, next.timeline, next.epoch = system.SystemID, system.Timeline, w.epoch+1
+		next.systemID, next.timeline, next.epoch = system.SystemID, system.Timeline, w.lastEpoch()+1
 		next.slot = cfg.Slot
 	} else {
 		g.Slot = w.acked.confirm // the positions are what they were
 		next.checked = next.acked.confirm
 	}
-	if cfg.Table != "" {
+	// A restored database has a slot and a witness of the same moment: only the
+	// epoch is wrong, and the witness filters what the slot sends again.
+	g.Complete = w.published != "" && len(g.Findings) == 1 && system.Timeline == w.timeline
+	if g.Complete {
+		g.moved, g.Slot = false, w.acked.confirm
+	}
+	if cfg.Table != "" && !g.Complete {
 		g.Floor = widened(w.gap, next.floor)
 	}
 	g.Epoch, g.witness = next.epoch, &next
 	return g
+}
+
+// lastEpoch is the latest in which anything was published.
+func (w *witness) lastEpoch() uint16 {
+	p, err := ParsePosition(w.published)
+	if err != nil {
+		return w.epoch
+	}
+	return max(w.epoch, p.Epoch)
 }
 
 // find adds what err found, if it found something.

@@ -134,6 +134,36 @@ func TestLSNsUsedAgainAfterFailover(t *testing.T) {
 	}
 }
 
+// A slot that somebody made on the standby is no copy of the primary's: where it
+// stands says nothing of what was published.
+func TestHandMadeSlotOfPromotedStandbyIsNotBelieved(t *testing.T) {
+	for name, lives := range map[string]bool{"same process": true, "new process": false} {
+		t.Run(name, func(t *testing.T) {
+			server, f := ownServer(t, nil)
+			r := f.reader()
+			s := f.session(r)
+			f.exec("INSERT INTO outbox VALUES (1)")
+			ackAll(r, s.take(1))
+			s.close()
+			f.free()
+			f.exec("SELECT pg_drop_replication_slot($1)", f.cfg.Slot)
+			f.exec("INSERT INTO outbox VALUES (2)")
+			f.createSlot()
+			stop(t, server)
+			promote(t, server, f)
+			if !lives {
+				r = f.reader()
+			}
+			stream, err := r.Open(t.Context())
+			if err == nil {
+				_ = stream.Close(context.Background())
+				t.Fatal("a session opened behind an event that was never published")
+			}
+			wantCode(t, err, cdc.CodeSlotForeign)
+		})
+	}
+}
+
 // What was acked behind an event that was not is not published again by a relay
 // that lived through the failover, also when the answer to its last witness was
 // lost.

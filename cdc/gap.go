@@ -10,7 +10,8 @@ import (
 )
 
 // Hold is Open for who replays a gap: the session keeps the slot, and with it
-// every relay of the pipeline, away until Close. Run Stream.Hold in it.
+// every relay of the pipeline, away until Close. Run Stream.Hold in it. It fails
+// with CodeSlotActive only if somebody else has the slot.
 func (r *Reader) Hold(ctx context.Context) (*Stream, error) { return r.openStream(ctx, false) }
 
 // Hold is Run for a session that publishes nothing of the stream: it reads up to

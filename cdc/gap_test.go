@@ -14,7 +14,7 @@ import (
 // adopt accepts the gap as outboxd adopt does.
 func (f *fixture) adopt() cdc.Gap {
 	f.t.Helper()
-	gap, err := cdc.FindGap(f.t.Context(), f.cfg)
+	gap, err := cdc.FindGap(f.t.Context(), f.cfg, cdc.Position{})
 	if err != nil {
 		f.t.Fatal(err)
 	}
@@ -42,7 +42,7 @@ func TestAdoptNotesGapOfNewSlot(t *testing.T) {
 	f.exec("UPDATE outboxd.witness SET replay_floor = '740'")
 	f.exec("SELECT pg_drop_replication_slot($1)", f.cfg.Slot)
 	f.refuses(cdc.CodeSlotMissing)
-	gap, err := cdc.FindGap(t.Context(), f.cfg)
+	gap, err := cdc.FindGap(t.Context(), f.cfg, cdc.Position{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -92,7 +92,7 @@ func TestAdoptKeepsPendingGap(t *testing.T) {
 	if gap := f.adopt(); gap.Floor != "740" || gap.Epoch != 2 {
 		t.Errorf("gap %+v", gap)
 	}
-	if gap, err := cdc.FindGap(t.Context(), f.cfg); err != nil || len(gap.Findings) != 0 || gap.Floor != "740" {
+	if gap, err := cdc.FindGap(t.Context(), f.cfg, cdc.Position{}); err != nil || len(gap.Findings) != 0 || gap.Floor != "740" {
 		t.Errorf("afterwards: %+v, %v", gap, err)
 	}
 	f.exec("UPDATE outboxd.witness SET system_id = '42'")
@@ -115,6 +115,93 @@ func TestAdoptReplacesSlotOfAnotherPublication(t *testing.T) {
 	f.exec("INSERT INTO outbox VALUES (3)")
 	if e := s.take(1)[0]; e.id != "3" {
 		t.Errorf("event %s, want 3", e.id)
+	}
+	s.close()
+}
+
+// A restored database does not know that it was restored. The process that knows
+// notes it, so that one without its memory does not go on either, until somebody
+// accepts it: then no epoch that was published before is used again.
+func TestRestoreIsNoted(t *testing.T) {
+	f := newFixture(t)
+	r := f.reader()
+	s := f.session(r)
+	f.exec("CREATE TABLE backup AS SELECT * FROM outboxd.witness")
+	f.exec("UPDATE outboxd.witness SET epoch = 7")
+	f.exec("INSERT INTO outbox VALUES (1)")
+	ackAll(r, s.take(1))
+	s.close()
+	r = f.reader()
+	f.exec("UPDATE outboxd.witness SET epoch = 7")
+	f.session(r).close()
+	f.exec("DELETE FROM outboxd.witness")
+	f.exec("INSERT INTO outboxd.witness SELECT * FROM backup")
+	_, err := r.Open(t.Context())
+	wantCode(t, err, cdc.CodeRestored)
+	if e := f.refuses(cdc.CodeRestored); !strings.Contains(e.Fix, "outboxd adopt") || !strings.Contains(e.Detail, "up to 0007.") {
+		t.Errorf("%v; fix: %s", e, e.Fix)
+	}
+	// Only the row was restored here: the slot is beyond it.
+	if gap := f.adopt(); len(gap.Findings) != 2 || gap.Epoch != 8 || gap.NewSlot || gap.Complete || gap.Floor == "" {
+		t.Errorf("gap %+v", gap)
+	}
+	f.session(f.reader()).close()
+}
+
+// What a broker has and the witness does not know shows a restore that no relay
+// lived through; what it does know shows nothing.
+func TestPublishedPositionShowsRestore(t *testing.T) {
+	f := newFixture(t)
+	f.led(1)
+	acked := f.value("SELECT acked_lsn::text FROM outboxd.witness")
+	lsn, err := cdc.ParseLSN(acked)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = cdc.FindGap(t.Context(), f.cfg, cdc.Position{Epoch: 1, Commit: lsn - 1})
+	wantCode(t, err, cdc.CodeConfig)
+	for p, epoch := range map[cdc.Position]uint16{{Epoch: 1, Commit: lsn + 1}: 2, {Epoch: 5, Commit: 1}: 6} {
+		gap, err := cdc.FindGap(t.Context(), f.cfg, p)
+		if err != nil || len(gap.Findings) != 1 || gap.Epoch != epoch || !gap.Complete || gap.Floor != "" || !strings.Contains(gap.Findings[0], p.String()) {
+			t.Errorf("%s: gap %+v, %v; want epoch %d", p, gap, err, epoch)
+		}
+	}
+	f.exec("UPDATE outboxd.witness SET acked_lsn = acked_lsn + 8") // the slot was saved before
+	gap, err := cdc.FindGap(t.Context(), f.cfg, cdc.Position{Epoch: 2, Commit: lsn})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := gap.Accept(t.Context(), f.cfg); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := f.value("SELECT epoch || ' ' || acked_lsn FROM outboxd.witness"), "3 "+(lsn+8).String(); got != want {
+		t.Errorf("the witness says %s, want %s: it filters what the slot sends again", got, want)
+	}
+}
+
+// pg_upgrade makes another cluster, with the slot and another publication of the
+// same name. What the slot has kept since then is not given up, unless it cannot
+// be read with that publication.
+func TestAdoptKeepsSlotOfUpgradedCluster(t *testing.T) {
+	f := newFixture(t)
+	f.led(1)
+	f.exec("DROP PUBLICATION " + f.cfg.Publication)
+	f.exec("CREATE PUBLICATION " + f.cfg.Publication + " FOR TABLE outbox WITH (publish = 'insert')")
+	f.exec("UPDATE outboxd.witness SET system_id = '42'")
+	f.refuses(cdc.CodeSystemChanged)
+	gap, err := cdc.FindGap(t.Context(), f.cfg, cdc.Position{})
+	if err != nil || !gap.NewSlot {
+		t.Errorf("the slot is older than its publication: gap %+v, %v", gap, err)
+	}
+	f.exec("SELECT pg_drop_replication_slot($1)", f.cfg.Slot)
+	f.createSlot()
+	f.exec("INSERT INTO outbox VALUES (2)")
+	if gap := f.adopt(); len(gap.Findings) != 1 || gap.NewSlot || gap.Slot == 0 || gap.Complete || gap.Floor != "0" {
+		t.Errorf("gap %+v", gap)
+	}
+	s := f.session(f.reader())
+	if e := s.take(1)[0]; e.id != "2" || e.Position.Epoch != 2 {
+		t.Errorf("event %s at %s, want 2 in epoch 2", e.id, e.Position)
 	}
 	s.close()
 }
@@ -189,6 +276,36 @@ func TestHoldKeepsSlot(t *testing.T) {
 	s.close()
 	if !strings.Contains(log.String(), "outboxd replay --pipeline p --gap") {
 		t.Errorf("the gap is not told of: %s", log.String())
+	}
+}
+
+// Who loses the slot while it replays comes back to it, also while the server
+// has not noticed that the session is over; not when a relay has taken it.
+func TestHoldComesBackUnlessOvertaken(t *testing.T) {
+	f := newFixture(t)
+	f.led(1)
+	holder := f.reader()
+	hold := func() (*cdc.Stream, error) { return holder.Hold(t.Context()) }
+	stream, err := hold()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = hold() // the first is not over
+	wantCode(t, err, cdc.CodeUnreachable)
+	if err := stream.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	f.free()
+	s := f.session(f.reader())
+	_, err = hold()
+	wantCode(t, err, cdc.CodeSlotActive)
+	s.close()
+	f.free()
+	if stream, err = hold(); err != nil {
+		t.Fatal(err)
+	}
+	if err := stream.Close(t.Context()); err != nil {
+		t.Fatal(err)
 	}
 }
 

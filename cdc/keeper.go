@@ -30,14 +30,15 @@ const (
 //
 //   - looks who holds the slot: the lease on publishing;
 //   - now and then reads the slot's figures and compares the publication;
+//   - notices that the server sends nothing because a standby hangs;
 //   - writes the witness if it is due, and lets the status writer confirm what
 //     is durable;
 //   - notices that the server is stopping. On a fast shutdown the walsender
 //     sends its whole backlog first, and nothing on the wire tells; ordinary
 //     connections are ended at once (57P01), and new ones refused (57P03).
 //
-// A session that cannot do the first or the third for as long as the server
-// would wait for us ends: it would publish what it can never confirm.
+// A session that cannot do the first, or write the witness, for as long as the
+// server would wait for us ends: it would publish what it can never confirm.
 type keeper struct {
 	s       *Stream
 	conn    *pgx.Conn
@@ -50,6 +51,7 @@ type keeper struct {
 	floorAt     time.Time
 	floor       floor
 	troubled    bool // something fails, and the log knows
+	standby     standbyWatch
 }
 
 // floor is a replay floor on its way: once everything before lsn is acked, the
@@ -97,7 +99,7 @@ func (k *keeper) firstAcks(began time.Time) <-chan struct{} {
 // turn. It returns why the session must end, or nil.
 func (k *keeper) tick(ctx context.Context) *Error {
 	var trouble *Error
-	for _, step := range []func(context.Context) error{k.renewLease, k.inspect, k.keepWitness, k.takeFloor} {
+	for _, step := range []func(context.Context) error{k.renewLease, k.inspect, k.watchStandby, k.keepWitness, k.takeFloor} {
 		if ctx.Err() != nil {
 			return nil
 		}

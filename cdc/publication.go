@@ -17,6 +17,8 @@ type publication struct {
 	fingerprint string
 	// binary: every published column has a type that we read in binary form.
 	binary bool
+	// age is that of the transaction that made it or altered it last.
+	age int64
 }
 
 // inspectPublication checks that the publication covers cfg.Table now. Without
@@ -39,7 +41,7 @@ func inspectPublication(ctx context.Context, conn *pgx.Conn, version int, cfg *C
 	found := false
 	for rows.Next() {
 		found = true
-		if err := rows.Scan(&insert, &root, &covered, &filter, &kind, &types, &columns, &p.fingerprint, &relationFound); err != nil {
+		if err := rows.Scan(&insert, &root, &covered, &filter, &kind, &types, &columns, &p.fingerprint, &relationFound, &p.age); err != nil {
 			rows.Close()
 			return p, queryError("read the publication", err)
 		}
@@ -106,7 +108,7 @@ func publicationSQL(version int) string {
 		p.oid || '.' || p.xmin || ':' || coalesce((SELECT string_agg(r.oid || '.' || r.xmin, ',' ORDER BY r.oid)
 			FROM pg_publication_rel r WHERE r.prpubid = p.oid AND (r.prrelid = rel.oid
 				OR r.prrelid IN (SELECT relid FROM pg_partition_ancestors(rel.oid) a(relid)))), '') || ':' || `, schemas, `,
-		rel.oid IS NOT NULL
+		rel.oid IS NOT NULL, age(p.xmin)
 		FROM pg_publication p LEFT JOIN pg_class rel ON rel.oid = to_regclass(quote_ident(split_part($2, '.', 1)) || '.' || quote_ident(split_part($2, '.', 2)))
 		WHERE p.pubname = $1`}, "")
 }
@@ -129,6 +131,11 @@ func recreated(p publication, w *witness) bool {
 	now, _, _ := strings.Cut(p.fingerprint, ".")
 	return before != "" && before != now
 }
+
+// readableWith reports whether the slot can be read with the publication: that
+// was there before all transactions which the slot may send. It errs on the side
+// of no.
+func (p publication) readableWith(st *slotState) bool { return p.age > st.catalogAge }
 
 // createPublication makes the publication as setup does.
 func createPublication(cfg *Config) string {

@@ -118,8 +118,9 @@ type Stats struct {
 	LastReceived time.Time
 	SilenceLimit time.Duration
 	// HeldBack is why the server sends nothing although it has something to
-	// send, in its own words: a standby that it waits for is away. It says so
-	// again and again, last at HeldBackAt. Empty when something came since.
+	// send: a standby that it waits for is away, which it says itself, or
+	// hangs, which it was asked. It was last so at HeldBackAt. Empty when
+	// something came since.
 	HeldBack   string
 	HeldBackAt time.Time
 	// Received is the highest LSN received, Acked the last confirmable
@@ -210,17 +211,12 @@ func (r *Reader) open(ctx context.Context, sql *pgx.Conn, standsBy bool) (*Strea
 	if err != nil {
 		return nil, err
 	}
-	if w != nil {
-		if err := checkFingerprint(&r.cfg, pub, w); err != nil {
-			return nil, err
-		}
-	}
 	timeout := senderTimeout(srv.senderTimeout)
 	repl, err := connectReplication(ctx, &r.cfg, srv.version, timeout)
 	if err != nil {
 		return nil, err
 	}
-	s, err := r.take(ctx, sql, repl, srv, pub, timeout)
+	s, err := r.take(ctx, sql, repl, srv, w, pub, timeout)
 	if err != nil {
 		closeReplication(repl)
 		return nil, err
@@ -250,20 +246,37 @@ func (r *Reader) look(ctx context.Context, sql *pgx.Conn, srv server, standsBy b
 			Detail: fmt.Sprintf("the relay that leads pipeline %s (%s) runs with another configuration", r.cfg.Pipeline, w.holder),
 			Fix:    "give both relays the same flags, or this one another --pipeline"}
 	}
-	if err := checkSlot(&r.cfg, st, w); err != nil {
+	if err := checkRestored(&r.cfg, w); err != nil {
 		return nil, err
+	}
+	if err := checkSlot(&r.cfg, st, w); err != nil {
+		return nil, r.leftover(standsBy, w, asError(err))
 	}
 	return w, dropBeyond(ctx, sql, &r.cfg, w)
 }
 
-// take starts replication and, once the slot is ours and nobody else can write
+// leftover returns err, unless it says that the slot is held and it must be us
+// who hold it, for who does not stand by: nobody else has written the witness
+// since our last session, which the server has not noticed to be over.
+func (r *Reader) leftover(standsBy bool, w *witness, err *Error) error {
+	if standsBy || err.Code != CodeSlotActive || r.last == nil || w == nil || w.holder != r.holder {
+		return err
+	}
+	return &Error{Code: CodeUnreachable, Detail: "wait until the server has ended our last session", Err: err}
+}
+
+// take compares what w, which may be nil, and pub say with the server. Then it
+// starts replication and, once the slot is ours and nobody else can write
 // the witness lawfully, compares slot, witness and memory again and claims the
 // witness. What look saw may be stale by now: the leader before us may have
 // written until the moment it lost the slot.
-func (r *Reader) take(ctx context.Context, sql *pgx.Conn, repl *pgconn.PgConn, srv server, pub publication, timeout time.Duration) (*Stream, error) {
+func (r *Reader) take(ctx context.Context, sql *pgx.Conn, repl *pgconn.PgConn, srv server, w *witness, pub publication, timeout time.Duration) (*Stream, error) {
 	system, err := pglogrepl.IdentifySystem(ctx, repl)
 	if err != nil {
 		return nil, queryError("identify the system", err)
+	}
+	if err := checkSame(&r.cfg, w, system, pub); err != nil {
+		return nil, err
 	}
 	history, err := timelineHistory(ctx, repl, system.Timeline)
 	if err != nil {
@@ -273,7 +286,7 @@ func (r *Reader) take(ctx context.Context, sql *pgx.Conn, repl *pgconn.PgConn, s
 		return nil, err
 	}
 	held := time.Now() // the slot is ours from here on, or was before this line
-	w, err := readWitness(ctx, sql, r.cfg.Pipeline)
+	w, err = readWitness(ctx, sql, r.cfg.Pipeline)
 	if err != nil {
 		return nil, err
 	}
@@ -294,127 +307,6 @@ func (r *Reader) take(ctx context.Context, sql *pgx.Conn, repl *pgconn.PgConn, s
 	}
 	r.last = w
 	return newStream(r, sql, repl, srv.version, w, timeout, held)
-}
-
-// adopt makes a witness for a slot that nobody has one for: it was made by
-// hand, or setup was interrupted.
-func (r *Reader) adopt(ctx context.Context, sql *pgx.Conn, st *slotState, system pglogrepl.IdentifySystemResult, pub publication) (*witness, error) {
-	if r.last != nil {
-		return nil, checkMemory(&r.cfg, r.last, nil)
-	}
-	w := &witness{systemID: system.SystemID, timeline: system.Timeline, epoch: 1, slot: r.cfg.Slot, floor: "0",
-		acked: progress{confirm: st.confirmed}, checked: st.confirmed,
-		configHash: r.cfg.ConfigHash, fingerprint: pub.fingerprint, holder: r.holder}
-	if err := insertWitness(ctx, sql, &r.cfg, w); err != nil {
-		return nil, err
-	}
-	r.cfg.Logger.Warn("adopted a slot that this pipeline did not know", "slot", r.cfg.Slot, "from", st.confirmed.String())
-	r.queue.reset(w.acked)
-	return w, nil
-}
-
-// claim checks the witness against server and memory, brings the queue in line
-// with it and writes it back under our name.
-func (r *Reader) claim(ctx context.Context, sql *pgx.Conn, w *witness, st *slotState, system pglogrepl.IdentifySystemResult, history string, pub publication) error {
-	if err := checkSystem(&r.cfg, w, system.SystemID, system.Timeline); err != nil {
-		return err
-	}
-	if r.last != nil && system.Timeline < r.last.timeline {
-		return formerPrimary(&r.cfg, r.last.timeline, system.Timeline)
-	}
-	gap := w.gap
-	if system.Timeline != w.timeline {
-		if err := r.follow(w, st, system.Timeline, history); err != nil {
-			return err
-		}
-	} else if err := r.resume(w, st); err != nil {
-		return err
-	}
-	if err := checkFingerprint(&r.cfg, pub, w); err != nil {
-		return err
-	}
-	if w.gap != gap {
-		if err := noteGap(ctx, sql, &r.cfg, w.gap); err != nil {
-			return err
-		}
-	}
-	if err := r.skip(ctx, sql, w); err != nil {
-		return err
-	}
-	w.slot, w.configHash, w.fingerprint, w.holder = r.cfg.Slot, r.cfg.ConfigHash, pub.fingerprint, r.holder
-	w.checked = w.acked.confirm
-	return updateWitness(ctx, sql, &r.cfg, w)
-}
-
-// resume goes on where the witness, or this process, left off.
-func (r *Reader) resume(w *witness, st *slotState) error {
-	if r.last != nil && w.timeline == r.last.timeline {
-		if err := checkMemory(&r.cfg, r.last, w); err != nil {
-			return err
-		}
-	}
-	if err := checkConfirmed(&r.cfg, st, w); err != nil {
-		return err
-	}
-	if r.last != nil && w.holder == r.holder && w.version <= r.last.version+1 {
-		r.queue.rewind()
-		return nil
-	}
-	// The first session of this process, or another relay led since. Under
-	// another configuration the ordinals may count other events: a transaction
-	// that was acked in part is published whole.
-	if w.configHash != r.cfg.ConfigHash {
-		w.acked.commit, w.acked.events = 0, 0
-	}
-	r.queue.reset(w.acked)
-	return nil
-}
-
-// follow moves w and the queue to a newer timeline, in the next epoch.
-//
-// After an asynchronous failover the row may be older than what this process
-// wrote: then memory knows better what was published. And a slot that was
-// synchronised to the standby may be ahead of the row: the two do not travel
-// together, and nobody but this pipeline confirmed it.
-func (r *Reader) follow(w *witness, st *slotState, timeline int32, history string) error {
-	at, err := switchPoint(&r.cfg, history, w.timeline)
-	if err != nil {
-		return err
-	}
-	if w.acked.confirm > at { // transaction ids beyond the switch are used again
-		w.floor = everything
-		if w.gap != "" {
-			w.gap = everything
-		}
-	}
-	acked, remembered := w.acked, r.remembers(w)
-	if remembered {
-		acked = r.queue.progress()
-	}
-	acked.confirm = max(acked.confirm, min(st.confirmed, at))
-	w.acked = branch(acked, at)
-	if err := checkConfirmed(&r.cfg, st, w); err != nil {
-		return err
-	}
-	r.cfg.Logger.Warn("the server is on a new timeline", "timeline", timeline, "from", w.timeline, "at", at.String(),
-		"published", acked.confirm.String(), "epoch", w.epoch+1)
-	w.timeline, w.epoch = timeline, w.epoch+1
-	if remembered {
-		r.queue.branch(w.acked, at)
-	} else {
-		r.queue.reset(w.acked)
-	}
-	return nil
-}
-
-// remembers reports whether this process knows at least what the row w does:
-// nobody else has written it since, at most an update of ours whose answer was
-// lost.
-func (r *Reader) remembers(w *witness) bool {
-	if r.last == nil || r.last.timeline != w.timeline {
-		return false
-	}
-	return w.version <= r.last.version || w.version == r.last.version+1 && w.holder == r.holder
 }
 
 // startStream asks for the stream from wherever the slot stands.

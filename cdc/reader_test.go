@@ -16,13 +16,13 @@ func leading(t *testing.T, holder int, sqlstate *string) *puppet {
 		case strings.HasPrefix(sql, "IDENTIFY_SYSTEM"):
 			return []any{"42", "1", "0/100", "puppet"}, ""
 		case strings.Contains(sql, "FROM outboxd.witness"):
-			return []any{"42", 1, 1, "s", "", "", "0", "0/100", "0/0", 0, "0/100", 5, "another run", "", ""}, ""
+			return []any{"42", 1, 1, "s", "", "", "0", "0/100", "0/0", 0, "0/100", 5, "another run", "", "", ""}, ""
 		case strings.HasPrefix(sql, "UPDATE"):
 			return nil, *sqlstate
 		case strings.HasPrefix(sql, "SELECT coalesce(active_pid"):
 			return []any{holder}, ""
 		case strings.Contains(sql, "s.active_pid"):
-			return []any{"pgoutput", "puppet", true, holder, "0/100", "reserved", "", ""}, ""
+			return []any{"pgoutput", "puppet", true, holder, "0/100", "reserved", "", "", false, 0}, ""
 		}
 		return nil, "42601" // figures and publication, which keep no session from going on
 	}}
@@ -30,7 +30,7 @@ func leading(t *testing.T, holder int, sqlstate *string) *puppet {
 
 func (p *puppet) take(r *Reader) (*Stream, error) {
 	p.t.Helper()
-	return r.take(p.t.Context(), p.connect(), p.connect().PgConn(), server{version: 16_00_00}, publication{}, 10*time.Second)
+	return r.take(p.t.Context(), p.connect(), p.connect().PgConn(), server{version: 16_00_00}, nil, publication{}, 10*time.Second)
 }
 
 // Between START_REPLICATION and the look at the witness the slot may go to
@@ -117,20 +117,22 @@ func TestNewTimelineBeginsEpoch(t *testing.T) {
 		name      string
 		acked     progress
 		confirmed LSN // by the slot
+		synced    bool
 		want      progress
 		floor     string
 		code      Code
 	}{
-		{"published below the switch", progress{confirm: 0x180, commit: 0x190, events: 2}, 0x180, progress{confirm: 0x180, commit: 0x190, events: 2}, "740", ""},
-		{"published beyond it", progress{confirm: 0x300, commit: 0x290, events: 2}, 0x180, progress{confirm: 0x200}, "0", ""},
-		{"the slot knows more than the row", progress{confirm: 0x100}, 0x180, progress{confirm: 0x180}, "740", ""},
-		{"the slot is beyond the switch", progress{confirm: 0x100}, 0x201, progress{}, "", CodeSlotForeign},
+		{"published below the switch", progress{confirm: 0x180, commit: 0x190, events: 2}, 0x180, false, progress{confirm: 0x180, commit: 0x190, events: 2}, "740", ""},
+		{"published beyond it", progress{confirm: 0x300, commit: 0x290, events: 2}, 0x180, true, progress{confirm: 0x200}, "0", ""},
+		{"the slot knows more than the row", progress{confirm: 0x100}, 0x180, true, progress{confirm: 0x180}, "740", ""},
+		{"a slot that is no copy is beyond the row", progress{confirm: 0x100}, 0x180, false, progress{}, "", CodeSlotForeign},
+		{"the slot is beyond the switch", progress{confirm: 0x100}, 0x201, true, progress{}, "", CodeSlotForeign},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			r := newScripted(t, nil).r
 			w := &witness{timeline: 1, epoch: 4, floor: "740", gap: "700", acked: tt.acked}
-			err := r.follow(w, &slotState{confirmed: tt.confirmed}, 2, history)
+			err := r.follow(w, &slotState{confirmed: tt.confirmed, synced: tt.synced}, 2, history)
 			if code(err) != tt.code {
 				t.Fatalf("error %v, want %q", err, tt.code)
 			}

@@ -130,6 +130,9 @@ func stopped(ctx context.Context, sql *pgx.Conn, cfg *Config) (*witness, LSN, er
 	}
 	err = checkSystem(cfg, w, system.SystemID, system.Timeline)
 	if err == nil {
+		err = checkRestored(cfg, w)
+	}
+	if err == nil {
 		err = checkConfirmed(cfg, st, w)
 	}
 	if err == nil && system.Timeline != w.timeline {

@@ -59,23 +59,25 @@ type slotState struct {
 	walStatus        string
 	invalidation     string // 17 and later
 	holder           string // application name and address of activePID, when visible
+	synced           bool   // a copy of the primary's, or was before the promotion; 17 and later
+	catalogAge       int64  // age(catalog_xmin)
 }
 
 // readSlot returns the slot's row, or nil when there is none.
 func readSlot(ctx context.Context, conn *pgx.Conn, version int, slot string) (*slotState, error) {
-	invalidation := "''"
+	invalidation, synced := "''", "false"
 	if version >= 17_00_00 {
-		invalidation = "coalesce(s.invalidation_reason, '')"
+		invalidation, synced = "coalesce(s.invalidation_reason, '')", "s.synced"
 	} else if version >= 16_00_00 {
 		invalidation = "CASE WHEN s.conflicting THEN 'conflict with recovery' ELSE '' END"
 	}
 	var st slotState
 	err := conn.QueryRow(ctx, `SELECT coalesce(s.plugin, ''), coalesce(s.database, ''), coalesce(s.database = current_database(), false),
 		coalesce(s.active_pid, 0), coalesce(s.confirmed_flush_lsn, '0/0'), coalesce(s.wal_status, ''), `+invalidation+`,
-		coalesce(nullif(a.application_name, '') || coalesce(' at ' || host(a.client_addr), ''), '')
+		coalesce(nullif(a.application_name, '') || coalesce(' at ' || host(a.client_addr), ''), ''), `+synced+`, coalesce(age(s.catalog_xmin), 0)
 		FROM pg_replication_slots s LEFT JOIN pg_stat_activity a ON a.pid = s.active_pid
 		WHERE s.slot_name = $1`, slot).Scan(&st.plugin, &st.database, &st.sameDatabase,
-		&st.activePID, &st.confirmed, &st.walStatus, &st.invalidation, &st.holder)
+		&st.activePID, &st.confirmed, &st.walStatus, &st.invalidation, &st.holder, &st.synced, &st.catalogAge)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, nil
 	}

@@ -32,6 +32,7 @@ type witness struct {
 	floor       string // replay floor: an xid8
 	gap         string // floor of a gap that is to be replayed, an xid8; empty: there is none
 	skip        string // position of the event to be skipped; empty: there is none
+	published   string // position up to which was published before a restore; empty: there was none
 	acked       progress
 	checked     LSN   // acked when the publication was last found as it was
 	version     int64 // rises with each write
@@ -44,7 +45,7 @@ type execer interface {
 }
 
 const witnessColumns = `system_id, timeline, epoch, slot, config_hash, publication_fingerprint, replay_floor,
-	acked_lsn, acked_commit, acked_events, checked_lsn, version, holder, gap_floor, skip_position`
+	acked_lsn, acked_commit, acked_events, checked_lsn, version, holder, gap_floor, skip_position, published_position`
 
 // readWitness returns the pipeline's row, or nil when there is none.
 func readWitness(ctx context.Context, conn *pgx.Conn, pipeline string) (*witness, error) {
@@ -55,7 +56,7 @@ func readWitness(ctx context.Context, conn *pgx.Conn, pipeline string) (*witness
 	)
 	err := conn.QueryRow(ctx, "SELECT "+witnessColumns+" FROM outboxd.witness WHERE pipeline = $1", pipeline).Scan(
 		&w.systemID, &w.timeline, &epoch, &w.slot, &w.configHash, &w.fingerprint, &w.floor,
-		&w.acked.confirm, &w.acked.commit, &events, &w.checked, &w.version, &w.holder, &w.gap, &w.skip)
+		&w.acked.confirm, &w.acked.commit, &events, &w.checked, &w.version, &w.holder, &w.gap, &w.skip, &w.published)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, nil
 	}
@@ -102,7 +103,7 @@ func insertWitness(ctx context.Context, conn *pgx.Conn, cfg *Config, w *witness)
 // stopped in the middle, another relay took the slot and wrote the row; when
 // the first goes on, its update finds another version and touches nothing.
 //
-// The gap and the skip are left as they are: who replays or skips writes them.
+// What was noted beside it, a gap, a skip or a restore, is left as it is.
 func updateWitness(ctx context.Context, conn execer, cfg *Config, w *witness) error {
 	tag, err := conn.Exec(ctx, `UPDATE outboxd.witness SET publication = $2, outbox_table = $3, system_id = $4, timeline = $5, epoch = $6,
 		slot = $7, config_hash = $8, publication_fingerprint = $9, replay_floor = $10, acked_lsn = $11::pg_lsn,
@@ -138,7 +139,7 @@ func checkSystem(cfg *Config, w *witness, systemID string, timeline int32) error
 	if w.systemID != systemID {
 		return &Error{Code: CodeSystemChanged,
 			Detail: fmt.Sprintf("this database cluster has the system identifier %s, and pipeline %s published from %s: another cluster, an upgrade or a dump that was restored", systemID, cfg.Pipeline, w.systemID),
-			Fix:    fmt.Sprintf("check --database. To go on with this cluster from its slot's position: outboxd adopt --pipeline %s", cfg.Pipeline)}
+			Fix:    "check --database. To go on with this cluster: " + overGap(cfg)}
 	}
 	if timeline < w.timeline {
 		return &Error{Code: CodeRestored,
@@ -170,8 +171,30 @@ func checkMemory(cfg *Config, last, now *witness) error {
 	if now != nil {
 		detail = fmt.Sprintf("the witness of pipeline %s says version %d, acked %s; this process wrote version %d, acked %s", cfg.Pipeline, now.version, now.acked.confirm, last.version, last.acked.confirm)
 	}
-	return &Error{Code: CodeRestored, Detail: detail + ": the database was restored to an earlier state",
-		Fix: fmt.Sprintf("events written after that state and already published may be written again or never. To go on from the slot's position: outboxd adopt --pipeline %s", cfg.Pipeline)}
+	return restored(cfg, detail)
+}
+
+// checkRestored says that the database was restored to an earlier state, if
+// somebody noted it.
+func checkRestored(cfg *Config, w *witness) error {
+	if w == nil || w.published == "" {
+		return nil
+	}
+	return restored(cfg, fmt.Sprintf("pipeline %s has published up to %s, and its witness says epoch %d, acked %s", cfg.Pipeline, w.published, w.epoch, w.acked.confirm))
+}
+
+func restored(cfg *Config, detail string) *Error {
+	return &Error{Code: CodeRestored, Detail: detail + ": the database was restored to an earlier state, or is a copy",
+		Fix: fmt.Sprintf("check that --database names the right server. If it does, to go on with what it has: outboxd adopt --pipeline %s, which says whether anything is to be replayed", cfg.Pipeline)}
+}
+
+// noteRestored makes position that up to which was published before a restore;
+// empty: there was none.
+func noteRestored(ctx context.Context, conn execer, cfg *Config, position string) error {
+	if _, err := conn.Exec(ctx, "UPDATE outboxd.witness SET published_position = $2 WHERE pipeline = $1", cfg.Pipeline, position); err != nil {
+		return schemaError("note the restore", cfg.Pipeline, err)
+	}
+	return nil
 }
 
 // branch returns what is acked of from when the server has moved from timeline

@@ -17,12 +17,14 @@ import (
 type adoptOptions struct {
 	pipelineOptions
 	yes         bool
+	published   string
 	slotTimeout time.Duration
 }
 
 func (o *adoptOptions) flags(f *pflag.FlagSet) {
 	o.pipelineOptions.flags(f)
 	f.BoolVar(&o.yes, "yes", false, "do not ask")
+	f.StringVar(&o.published, "published", "", "after a restore that nothing shows: ce_sequence of the last record that was published")
 	f.DurationVar(&o.slotTimeout, "slot-timeout", setup.DefaultSlotTimeout, "how long to wait for open transactions, which hold up a new slot")
 }
 
@@ -39,6 +41,10 @@ pipeline's name, makes a new slot in place of one that is of no use, and makes
 the slot's position the pipeline's, in a new epoch. What was missed is noted:
 outboxd replay --gap publishes it from the table, before the relay is started.
 
+A database that was restored to an earlier state, slot included, cannot know it.
+A relay that lives through it stops and notes it; if none did, --published shows
+it, with the position of the last record that a broker has.
+
 Slot, publication and table that are not given are those that the pipeline was
 set up with. With --config of several pipelines --pipeline says which.`,
 		Example: `  outboxd adopt --database postgres://outboxd@db/shop
@@ -48,16 +54,28 @@ set up with. With --config of several pipelines --pipeline says which.`,
 			if err != nil {
 				return err
 			}
-			return o.mend(cmd.Context(), nil, func(ctx context.Context, id setup.Identity) error { return o.adopt(ctx, s, id) })
+			published, err := o.position()
+			return o.mend(cmd.Context(), err, func(ctx context.Context, id setup.Identity) error { return o.adopt(ctx, s, id, published) })
 		},
 	}
 	newAdoptOptions().flags(cmd.Flags())
 	return cmd
 }
 
-func (o *adoptOptions) adopt(ctx context.Context, s streams, id setup.Identity) error {
+// position is that of --published, zero when it is not given.
+func (o *adoptOptions) position() (p cdc.Position, err error) {
+	if o.published == "" {
+		return p, nil
+	}
+	if p, err = cdc.ParsePosition(o.published); err != nil {
+		return p, fmt.Errorf("--published: %w", err)
+	}
+	return p, nil
+}
+
+func (o *adoptOptions) adopt(ctx context.Context, s streams, id setup.Identity, published cdc.Position) error {
 	cfg := o.readSide(id)
-	gap, err := cdc.FindGap(ctx, cfg)
+	gap, err := cdc.FindGap(ctx, cfg, published)
 	if err != nil {
 		return err
 	}
@@ -96,9 +114,12 @@ func tell(s streams, id setup.Identity, gap cdc.Gap) {
 		fmt.Fprintf(s.out, "found      %s\n", finding)
 	}
 	fmt.Fprintf(s.out, "published  everything before %s\n", gap.Acked)
-	if gap.Rows >= 0 {
+	switch {
+	case gap.Complete:
+		fmt.Fprintf(s.out, "missing    nothing: the slot has what was not published\n")
+	case gap.Rows >= 0:
 		fmt.Fprintf(s.out, "missing    at most %d rows: SELECT * FROM %s WHERE xid >= '%s' ORDER BY seq\n", gap.Rows, id.Table(), gap.Floor)
-	} else {
+	default:
 		fmt.Fprintf(s.out, "missing    rows of %s that were written since then; it has no column xid by which to tell\n", id.Table())
 	}
 	if gap.NewSlot {
@@ -111,6 +132,10 @@ func tell(s streams, id setup.Identity, gap cdc.Gap) {
 // next prints what is to be done about the gap, in commands that can be run as
 // they stand but for the flags of the broker.
 func (o *pipelineOptions) next(s streams, id setup.Identity, gap cdc.Gap) {
+	if gap.Complete && gap.Floor == "" {
+		fmt.Fprintf(s.out, "next       start the relay: outboxd run\n")
+		return
+	}
 	command := func(name string) string { return o.complete("outboxd "+name+" --pipeline "+id.Pipeline, id) }
 	if gap.Rows >= 0 {
 		fmt.Fprintf(s.out, "next       %s --gap, with the flags of outboxd run\n", command("replay"))

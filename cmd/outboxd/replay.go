@@ -290,6 +290,9 @@ func unfinished(s replay.Summary, err error) error {
 		return err
 	}
 	fault := relay.Classify(err)
+	if slot != nil && slot.Code == cdc.CodeSlotActive { // taken meanwhile
+		fault.Exit, fault.Fix = exitLater, "stop the relay first"
+	}
 	if errors.Is(err, context.Canceled) {
 		fault = relay.Fault{Code: "interrupted", Exit: relay.ExitFailed}
 		err = errors.New("interrupted before everything was published")

@@ -96,7 +96,7 @@ func withTemplate(ctx context.Context, version, bin, key string) (*installation,
 
 // initdb creates a data directory in dir/data whose superuser is postgres with
 // the password postgres.
-func initdb(ctx context.Context, bin, dir string) error {
+func initdb(ctx context.Context, bin, dir string, more ...string) error {
 	cred, err := credential()
 	if err != nil {
 		return err
@@ -105,9 +105,9 @@ func initdb(ctx context.Context, bin, dir string) error {
 	if err := os.WriteFile(password, []byte(postgresPassword+"\n"), 0o644); err != nil {
 		return fmt.Errorf("write password file: %w", err)
 	}
-	cmd := exec.CommandContext(ctx, filepath.Join(bin, "initdb"),
-		"--pgdata="+filepath.Join(dir, "data"), "--username="+postgresUser, "--pwfile="+password,
-		"--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync", "--no-instructions")
+	cmd := exec.CommandContext(ctx, filepath.Join(bin, "initdb"), append([]string{
+		"--pgdata=" + filepath.Join(dir, "data"), "--username=" + postgresUser, "--pwfile=" + password,
+		"--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync", "--no-instructions"}, more...)...)
 	cmd.Dir = dir
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "TMPDIR=" + dir, "LC_ALL=C", "TZ=UTC"}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Credential: cred}

@@ -6,7 +6,9 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -209,7 +211,7 @@ func TestAsynchronousFailover(t *testing.T) {
 	p.promote()
 	f.failsOver()
 	written := f.history.Written()
-	lacking := forget(written, p.ledger())
+	lacking := forget(written, ledger(t, p.standby.URL("postgres", "postgres")))
 	if lacking == 0 {
 		t.Error("the new primary has every transaction: nothing was shown")
 	}
@@ -217,21 +219,21 @@ func TestAsynchronousFailover(t *testing.T) {
 	f.judged(f.conclude(written), 0, 0)
 }
 
-// ledger is the set of transactions that the new primary has.
-func (p *pair) ledger() map[string]bool {
-	p.t.Helper()
-	conn, err := pgx.Connect(p.t.Context(), p.standby.URL("postgres", "postgres"))
+// ledger is the set of transactions that a database has.
+func ledger(t *testing.T, database string) map[string]bool {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), database)
 	if err != nil {
-		p.t.Fatal(err)
+		t.Fatal(err)
 	}
 	defer conn.Close(context.Background())
-	rows, err := conn.Query(p.t.Context(), "SELECT tx::text FROM "+workload.Ledger)
+	rows, err := conn.Query(t.Context(), "SELECT tx::text FROM "+workload.Ledger)
 	if err != nil {
-		p.t.Fatal(err)
+		t.Fatal(err)
 	}
 	all, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	if err != nil {
-		p.t.Fatal(err)
+		t.Fatal(err)
 	}
 	has := map[string]bool{}
 	for _, tx := range all {
@@ -240,8 +242,8 @@ func (p *pair) ledger() map[string]bool {
 	return has
 }
 
-// forget makes what was written by a transaction that the new primary never had
-// an event of which nothing is known: it may have been published alone, or not.
+// forget makes what was written by a transaction that the server never had, or
+// forgot, an event of which nothing is known: it may have been published alone, or not.
 // It returns how many of those were committed for sure.
 func forget(written []checker.Written, has map[string]bool) (committed int) {
 	for i := range written {
@@ -284,7 +286,8 @@ func TestFailoverWithoutSlot(t *testing.T) {
 }
 
 // TestStandbyAway: the primary holds back what its standby does not have. The
-// relay says so, does not stop, and goes on when the standby is back.
+// relay says so, does not stop, and goes on when the standby is back: also when
+// its connection stood all the time, of which the primary says nothing.
 func TestStandbyAway(t *testing.T) {
 	for _, version := range []string{"17", "18"} {
 		t.Run(version, func(t *testing.T) {
@@ -300,6 +303,20 @@ func TestStandbyAway(t *testing.T) {
 			id := f.probe()
 			f.relay.says(http.StatusServiceUnavailable, "the server holds events back", "synchronized_standby_slots")
 			if err := p.standby.Start(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			f.arrives(id)
+			f.relay.says(http.StatusOK, "streaming")
+			pid, err := strconv.Atoi(p.ask(p.standby, "SELECT pid::text FROM pg_stat_wal_receiver"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+				t.Fatal(err)
+			}
+			id = f.probe()
+			f.relay.says(http.StatusServiceUnavailable, "the server holds events back", `"standby"`, "does not confirm")
+			if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {
 				t.Fatal(err)
 			}
 			f.arrives(id)

@@ -147,6 +147,7 @@ func TestGapOfDroppedSlot(t *testing.T) {
 	s.write(6, 7)
 	s.gives(out.broker()...).expect(t, 78, "slot_missing", "outboxd adopt --pipeline "+s.pipeline, "outboxd replay --pipeline "+s.pipeline)
 	s.replay(out, "--gap").expect(t, 0, "no gap is pending") // adopt comes first
+	s.command("adopt", "--published", "7").expect(t, 78, `--published: parse position "7"`)
 	s.command("adopt", "--yes").expect(t, 0, "slot \""+s.slot()+"\" is gone", "goes on    with a new slot", "created", "accepted")
 	if got := s.value("SELECT failover::text FROM (SELECT to_jsonb(s)->>'failover' AS failover FROM pg_replication_slots s WHERE slot_name = '" + s.slot() + "') x WHERE failover IS NOT NULL UNION ALL SELECT 'true' LIMIT 1"); got != "true" {
 		t.Error("the new slot does not survive a failover")

@@ -57,7 +57,6 @@ type Replay struct {
 
 	summary Summary
 	poison  map[string]bool // rows that cannot be published, by name
-	held    bool            // we had the lease
 	told    time.Time
 }
 
@@ -94,7 +93,7 @@ func (r *Replay) Run(ctx context.Context) (Summary, error) {
 		if fault.Class == relay.Poison {
 			continue // told of, and left out from now on
 		}
-		if r.FailFast || !r.retries(fault.Class) {
+		if r.FailFast || !retries(fault.Class) {
 			return r.summary, err
 		}
 		if attempts++; r.summary.Resume != done {
@@ -107,18 +106,10 @@ func (r *Replay) Run(ctx context.Context) (Summary, error) {
 	}
 }
 
-// retries says whether another attempt may help. That the slot is in use means
-// that a relay runs, unless it was ours before: then it is us whom the server
-// has not forgotten.
-func (r *Replay) retries(class relay.Class) bool {
-	switch class {
-	case relay.Retry, relay.RetryLate, relay.Held:
-		return true
-	case relay.Standby:
-		return r.held
-	default:
-		return false
-	}
+// retries says whether another attempt may help. It does not where somebody else
+// has the slot: a relay, which keeps it.
+func retries(class relay.Class) bool {
+	return class == relay.Retry || class == relay.RetryLate || class == relay.Held
 }
 
 // sleep pauses between half of a growing time and all of it.
@@ -174,7 +165,6 @@ func (r *Replay) lease(ctx context.Context, cancel context.CancelCauseFunc) (gua
 	if err != nil {
 		return nil, nil, err
 	}
-	r.held = true
 	holding, stop := context.WithCancel(ctx)
 	ended := make(chan struct{})
 	go func() {

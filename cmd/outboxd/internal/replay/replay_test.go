@@ -307,10 +307,23 @@ func TestReplayUnderLease(t *testing.T) {
 	if len(leases) != 2 || finished != 1 || !leases[1].released {
 		t.Errorf("%d leases, finished %d times", len(leases), finished)
 	}
-	r = f.replay()
-	r.Lease = func(context.Context) (replay.Lease, error) { return nil, &cdc.Error{Code: cdc.CodeSlotActive} }
-	_, err := r.Run(t.Context())
-	wantCode(t, err, cdc.CodeSlotActive)
+	// A relay has the slot, from the beginning or since the lease was lost.
+	for taken := range 2 {
+		r, attempts := f.replay(), 0
+		r.Lease = func(context.Context) (replay.Lease, error) {
+			if attempts++; attempts > taken {
+				return nil, &cdc.Error{Code: cdc.CodeSlotActive}
+			}
+			l := &lease{lost: make(chan error, 1)}
+			l.lost <- lost
+			return l, nil
+		}
+		_, err := r.Run(t.Context())
+		wantCode(t, err, cdc.CodeSlotActive)
+		if attempts != taken+1 {
+			t.Errorf("%d attempts, want %d", attempts, taken+1)
+		}
+	}
 }
 
 // A table that setup did not make has neither seq nor xid: its rows come by
