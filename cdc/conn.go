@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -263,27 +264,49 @@ func (c lastWordConn) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// bufferedConn reads from the network in large pieces. Only Read differs; like
-// any Conn's, it is for one reader at a time.
+// bufferedConn reads from the network in large pieces, and counts them. Only
+// Read differs; like any Conn's, it is for one reader at a time.
 type bufferedConn struct {
 	net.Conn
 	buf        []byte
 	start, end int
+	pieces     atomic.Uint64
+}
+
+// onWire returns the connection of connectReplication that lies below TLS.
+func onWire(conn net.Conn) (*bufferedConn, error) {
+	if secure, ok := conn.(*tls.Conn); ok {
+		conn = secure.NetConn()
+	}
+	wire, ok := conn.(*bufferedConn)
+	if !ok {
+		return nil, fmt.Errorf("the replication connection is a %T", conn)
+	}
+	return wire, nil
 }
 
 func (c *bufferedConn) Read(p []byte) (int, error) {
 	if c.start == c.end {
 		if len(p) >= len(c.buf) {
-			return c.Conn.Read(p)
+			n, err := c.Conn.Read(p)
+			c.count(n)
+			return n, err
 		}
 		n, err := c.Conn.Read(c.buf)
 		c.start, c.end = 0, n
 		if n == 0 {
 			return 0, err
 		}
+		c.count(n)
 		// An error that came with bytes will come again without.
 	}
 	n := copy(p, c.buf[c.start:c.end])
 	c.start += n
 	return n, nil
+}
+
+func (c *bufferedConn) count(n int) {
+	if n > 0 {
+		c.pieces.Add(1)
+	}
 }

@@ -37,7 +37,7 @@ func (p *puppet) connect() *pgx.Conn {
 	config.DialFunc = func(context.Context, string, string) (net.Conn, error) {
 		client, server := net.Pipe()
 		go p.serve(server)
-		return client, nil
+		return unbuffered(client), nil
 	}
 	conn, err := pgx.ConnectConfig(p.t.Context(), config)
 	if err != nil {

@@ -5,8 +5,11 @@ import (
 	"encoding/binary"
 	"errors"
 	"net"
+	"runtime"
+	"strings"
 	"testing"
 	"time"
+	"weak"
 
 	"github.com/jackc/pgx/v5/pgproto3"
 )
@@ -71,6 +74,12 @@ func (s *script) logical(transactional bool, at LSN, content string) *script {
 	return s.wal(at, append(b, content...))
 }
 
+// unbuffered is conn as a stream reads it, but that nothing is taken before it is
+// wanted.
+func unbuffered(conn net.Conn) *bufferedConn {
+	return &bufferedConn{Conn: conn, buf: make([]byte, 1)}
+}
+
 // newScripted returns a stream over conn, without keeper and status writer.
 func newScripted(t *testing.T, conn net.Conn) *Stream {
 	t.Helper()
@@ -78,7 +87,8 @@ func newScripted(t *testing.T, conn net.Conn) *Stream {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &Stream{r: r, conn: conn, frontend: pgproto3.NewFrontend(conn, conn), pid: pid, timeout: 10 * time.Second,
+	wire := unbuffered(conn)
+	s := &Stream{r: r, conn: wire, wire: wire, frontend: pgproto3.NewFrontend(wire, wire), pid: pid, timeout: 10 * time.Second,
 		decoder: newDecoder(), wake: make(chan struct{}, 1), queries: context.Background(), started: time.Now()}
 	s.message.next = s.next
 	s.ctx, s.fail = context.WithCancelCause(context.Background())
@@ -293,4 +303,38 @@ func TestWitnessIsDue(t *testing.T) {
 			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
 		}
 	}
+}
+
+// While nothing comes, a large message does not keep the buffer that it came
+// in.
+func TestBufferOfLargeMessageIsLetGo(t *testing.T) {
+	s := &script{t: t}
+	s.begin(100).logical(true, 90, strings.Repeat("x", 1<<20)).commit(100, 120)
+	client, server := net.Pipe()
+	defer client.Close()
+	defer server.Close()
+	stream := newScripted(t, client)
+	var content weak.Pointer[byte]
+	ended := make(chan error, 1)
+	go func() {
+		ended <- stream.Run(context.Background(), func(_ context.Context, m *Message) error {
+			content = weak.Make(&m.Content[0])
+			return nil
+		})
+	}()
+	if _, err := server.Write(s.keepalive(500, false).out); err != nil {
+		t.Fatal(err)
+	}
+	for stream.received.Load() < 500 {
+		runtime.Gosched()
+	}
+	// The library may keep it for another use, until the second collection.
+	for began := time.Now(); content.Value() != nil; runtime.GC() {
+		if time.Since(began) > 10*time.Second {
+			t.Fatal("the buffer of the message is still in use")
+		}
+	}
+	_ = server.Close()
+	<-ended
+	runtime.KeepAlive(stream)
 }

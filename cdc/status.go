@@ -31,8 +31,8 @@ type statusWriter struct {
 	s         *Stream
 	lastSent  time.Time
 	lastFlush LSN
-	messages  uint64 // received when it last looked
-	silent    int    // ticks without a message while Run waited for one
+	pieces    uint64 // received when it last looked
+	silent    int    // ticks in which nothing came while Run waited
 }
 
 // writeStatus runs until ctx ends. It fails the session when it cannot write,
@@ -60,11 +60,12 @@ func (s *Stream) writeStatus(ctx context.Context) {
 	}
 }
 
-// tick looks after a pause of one tick.
+// tick looks after a pause of one tick. Whatever comes is a sign of life, also
+// a part of a message: a large event may take longer than any timeout.
 func (w *statusWriter) tick() error {
-	n := w.s.messages.Load()
-	quiet := n == w.messages
-	w.messages = n
+	n := w.s.wire.pieces.Load()
+	quiet := n == w.pieces
+	w.pieces = n
 	switch {
 	case !quiet:
 		w.silent = 0

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"io"
 	"net"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -113,6 +114,38 @@ func TestSilentServerIsGivenUp(t *testing.T) {
 			t.Errorf("asked %d times", n)
 		}
 		_ = server.Close()
+	})
+}
+
+// A message that takes longer than the timeout to arrive is no silence while it
+// comes, on a line that is slow for its size.
+func TestSlowMessageIsNoSilence(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client, server := net.Pipe()
+		s := newScripted(t, client)
+		var handled atomic.Int64
+		runScripted(t, s, func(context.Context, *Message) error {
+			handled.Add(1)
+			return nil
+		})
+		go io.Copy(io.Discard, server)
+		defer server.Close()
+		large := (&script{t: t}).begin(100).logical(true, 90, strings.Repeat("x", 1<<20)).out
+		for began := time.Now(); time.Since(began) < 3*s.timeout; time.Sleep(tick) {
+			_ = server.SetWriteDeadline(time.Now().Add(tick)) // nobody reads once it is given up
+			if _, err := server.Write(large[:1000]); err != nil {
+				t.Fatalf("given up after %s: %v", time.Since(began), err)
+			}
+			large = large[1000:]
+		}
+		_ = server.SetWriteDeadline(time.Time{})
+		if _, err := server.Write(large); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if n := handled.Load(); n != 1 {
+			t.Errorf("%d messages are handled", n)
+		}
 	})
 }
 

@@ -49,7 +49,7 @@ type Stream struct {
 	sinceWait int
 	heldBack  bool // since the server said so, nothing has come
 
-	messages atomic.Uint64 // received so far
+	wire     *bufferedConn // of conn
 	received atomic.Uint64 // highest LSN received
 	handling atomic.Bool   // Run is not waiting for the network
 
@@ -76,8 +76,13 @@ func newStream(r *Reader, sql *pgx.Conn, repl *pgconn.PgConn, version int, w *wi
 	if err != nil {
 		return nil, fmt.Errorf("take over the replication connection: %w", err)
 	}
+	wire, err := onWire(hijacked.Conn)
+	if err != nil {
+		_ = hijacked.Conn.Close()
+		return nil, err
+	}
 	s := &Stream{
-		r: r, conn: hijacked.Conn, frontend: hijacked.Frontend, pid: int(hijacked.PID), version: version, epoch: w.epoch, gap: w.gap, timeout: timeout,
+		r: r, conn: hijacked.Conn, wire: wire, frontend: hijacked.Frontend, pid: int(hijacked.PID), version: version, epoch: w.epoch, gap: w.gap, timeout: timeout,
 		decoder: newDecoder(), wake: make(chan struct{}, 1), started: held,
 	}
 	s.message.next = s.next
@@ -129,7 +134,6 @@ func (s *Stream) read(ctx context.Context, h Handler) error {
 		if err != nil {
 			return &Error{Code: CodeUnreachable, Detail: "read the replication stream", Err: err}
 		}
-		s.messages.Add(1)
 		switch msg := msg.(type) {
 		case *pgproto3.CopyData:
 			if err := s.copyData(ctx, msg.Data, h); err != nil {
@@ -228,6 +232,7 @@ func (s *Stream) handle(ctx context.Context, f *frame, h Handler) error {
 			return malformed(fmt.Errorf("commit at %s does not end the transaction at %s", f.lsn, s.tx.commit))
 		}
 		s.tx.open = false
+		s.forget()
 		s.see(f.endLSN)
 		s.r.queue.mark(f.endLSN)
 	case 'M':
@@ -260,6 +265,13 @@ func (s *Stream) deliver(ctx context.Context, m Message, h Handler) error {
 	m.XID, m.Commit, m.CommitTime, m.next = s.tx.xid, s.tx.commit, s.tx.time, s.message.next
 	s.message = m
 	return h(ctx, &s.message)
+}
+
+// forget lets go of the last message: while nothing comes, a large one would
+// keep the buffer that was made for it.
+func (s *Stream) forget() {
+	s.message = Message{next: s.message.next}
+	clear(s.decoder.row)
 }
 
 // next is Message.Next.

@@ -229,7 +229,9 @@ func (o *runOptions) recordOptions(kind record.Broker, pipeline string) record.O
 // configHash names everything that decides which records are made of which
 // events and where they go. Relays of one pipeline must agree on it: the second
 // would otherwise take over and publish something else. What only changes how
-// fast or how visibly that happens is left out, and so are passwords.
+// fast or how visibly that happens is left out, and so are passwords, and what a
+// relay does for the sake of the database: --max-retained-wal and its action end
+// a pipeline, by name, and change no record.
 func (p *pipeline) configHash() string {
 	text, err := json.Marshal(struct {
 		Record  record.Options

@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/outboxd/outboxd/cmd/outboxd/internal/parked"
 )
 
 // TestParkedCommands: a key is parked, shown, retried and discarded while its
@@ -95,6 +97,30 @@ func TestParkedOtherPipeline(t *testing.T) {
 	r := call(t, nil, "parked", "list", "--database", db, "--pipeline", "p")
 	if r.expect(t, 0); r.out != "nothing is parked\n" {
 		t.Errorf("%s", r.out)
+	}
+}
+
+// TestParkedLarge: what is too large for a terminal is only shown when asked for.
+func TestParkedLarge(t *testing.T) {
+	var e parked.Row
+	e.Payload, e.Headers = []byte(strings.Repeat("p", shownBytes+1)), []byte(strings.Repeat("h", shownBytes+2))
+	var out strings.Builder
+	if err := (printer{out: &out}).row(&e); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"payload        16385 bytes, too many to show: see --payload", "headers        16386 bytes, too many to show: see --output json"} {
+		if !strings.Contains(out.String(), want) || out.Len() > 1000 {
+			t.Errorf("%q is missing in:\n%.1000s", want, out.String())
+		}
+	}
+	e.Payload, e.Headers = e.Payload[:shownBytes], e.Headers[:shownBytes]
+	out.Reset()
+	if err := (printer{out: &out}).row(&e); err != nil || strings.Contains(out.String(), "too many") {
+		t.Errorf("%v, %d bytes", err, out.Len())
+	}
+	out.Reset()
+	if err := (printer{out: &out, json: true}).row(&e); err != nil || !strings.Contains(out.String(), string(e.Payload)) {
+		t.Errorf("%v, %d bytes of JSON", err, out.Len())
 	}
 }
 

@@ -132,6 +132,9 @@ func (v *rowView) key() string {
 	return printable(*v.AggregateID)
 }
 
+// shownBytes is up to which length headers and payload are shown to people.
+const shownBytes = 16 << 10
+
 func (p printer) row(r *parked.Row) error {
 	v := newRowView(r)
 	if p.json {
@@ -145,9 +148,17 @@ func (p printer) row(r *parked.Row) error {
 	if v.Marked != nil {
 		lines = append(lines, [2]string{"marked", stamp(*v.Marked) + " by " + v.MarkedBy}, [2]string{"note", printable(v.Note)})
 	}
-	lines = append(lines, [2]string{"headers", printable(v.Headers)})
+	headers := printable(v.Headers)
+	if n := len(v.Headers); n > shownBytes {
+		headers = fmt.Sprintf("%d bytes, too many to show: see --output json", n)
+	}
+	lines = append(lines, [2]string{"headers", headers})
 	for _, line := range lines {
 		fmt.Fprintf(p.out, "%-14s %s\n", line[0], line[1])
+	}
+	if n := len(r.Payload); n > shownBytes {
+		_, err := fmt.Fprintf(p.out, "%-14s %d bytes, too many to show: see --payload\n", "payload", n)
+		return err
 	}
 	if v.PayloadBytes != nil {
 		_, err := fmt.Fprintf(p.out, "%-14s %d bytes that are no text: see --payload\n", "payload", len(v.PayloadBytes))

@@ -31,6 +31,8 @@ const (
 	// two windows a lane: 16 MiB with the defaults, and what single records
 	// are larger than a window.
 	DefaultWindowBytes = 2 << 20
+	// DefaultMaxRequestBytes is Kafka's default of socket.request.max.bytes.
+	DefaultMaxRequestBytes = 100 << 20
 	// DialTimeout bounds one connection attempt with its TLS handshake.
 	DialTimeout = 10 * time.Second
 )
@@ -83,6 +85,11 @@ type Config struct {
 	// MaxMessageBytes is taken for the max.message.bytes of every topic. Zero:
 	// the cluster is asked for each topic.
 	MaxMessageBytes int
+	// MaxRequestBytes is the largest request that is sent, 2 MiB to 1 GiB; a
+	// record must fit into one. It should be the brokers'
+	// socket.request.max.bytes: a larger request ends the connection without a
+	// word. Zero: DefaultMaxRequestBytes.
+	MaxRequestBytes int
 
 	// CreateTopics creates topics that are missing.
 	CreateTopics bool
@@ -120,6 +127,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.WindowBytes == 0 {
 		c.WindowBytes = DefaultWindowBytes
+	}
+	if c.MaxRequestBytes == 0 {
+		c.MaxRequestBytes = DefaultMaxRequestBytes
 	}
 	if c.Dial == nil {
 		c.Dial = (&net.Dialer{}).DialContext
@@ -160,6 +170,8 @@ func (c Config) Validate() error {
 		"partitions and replication_factor need create_topics=true")
 	bad(c.Lanes < 0 || c.Lanes > 64, "lanes %d is not within 1 and 64", c.Lanes)
 	bad(c.WindowRecords < 0 || c.WindowBytes < 0 || c.MaxMessageBytes < 0, "a size is negative")
+	bad(c.MaxRequestBytes != 0 && (c.MaxRequestBytes < 2<<20 || c.MaxRequestBytes > 1<<30),
+		"max_request_bytes %d is not within 2097152 and 1073741824", c.MaxRequestBytes)
 	bad(c.Partitions < 0 || c.ReplicationFactor < 0 || c.ReplicationFactor > 1<<15-1 || c.Partitions > 1<<31-1,
 		"partitions or replication_factor is out of range")
 	if len(wrong) == 0 {

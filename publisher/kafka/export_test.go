@@ -24,5 +24,8 @@ func Partition(r *publisher.Record, n int32) int32 {
 	return t.partition(r)
 }
 
+// PaceConn bounds each piece of a write instead of the whole.
+func PaceConn(conn net.Conn) net.Conn { return &pacedConn{Conn: conn} }
+
 // GateConn holds the writes of conn while gate is locked.
 func GateConn(conn net.Conn, gate *sync.RWMutex) net.Conn { return &gatedConn{conn, gate} }

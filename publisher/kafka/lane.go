@@ -65,13 +65,14 @@ func (l *lane) options(dial dialer) []kgo.Opt {
 			if err != nil {
 				return nil, err
 			}
-			return &gatedConn{Conn: conn, gate: &l.gate}, nil
+			return &gatedConn{Conn: &pacedConn{Conn: conn}, gate: &l.gate}, nil
 		}),
 		kgo.RequiredAcks(kgo.AllISRAcks()),
 		kgo.ManualFlushing(),
 		kgo.MaxBufferedRecords(l.pub.config.WindowRecords + 1),
 		kgo.ProducerBatchCompression(l.pub.config.codec()),
 		kgo.ProducerBatchMaxBytesFn(topics.batchMax),
+		kgo.BrokerMaxWriteBytes(int32(l.pub.config.MaxRequestBytes)),
 		kgo.RecordPartitioner(kgo.BasicConsistentPartitioner(func(name string) func(*kgo.Record, int) int {
 			t := topics.get(name)
 			return func(r *kgo.Record, n int) int {

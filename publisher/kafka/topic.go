@@ -26,8 +26,8 @@ const (
 	// brokerMaxMessage is Kafka's default of max.message.bytes, taken where
 	// the login may not read a topic's configuration.
 	brokerMaxMessage = 1048588
-	// requestMax is the client's limit for a whole request, less its framing.
-	requestMax = 100<<20 - 1<<10
+	// requestFraming bounds what a request holds around its only batch.
+	requestFraming = 1 << 10
 )
 
 // topic is what is pinned of a topic for the life of a publisher. Only Publish
@@ -35,7 +35,8 @@ const (
 type topic struct {
 	name       string
 	partitions int32
-	batchMax   int // bytes of one batch before compression
+	batchMax   int // bytes of one batch before compression: the smaller one of
+	messageMax int // the topic's limit, and that of a request
 	offset     int // of its partitions among the lanes
 	spread     int32
 	keyed      kgo.TopicPartitioner
@@ -45,13 +46,15 @@ type topic struct {
 
 // check returns the poison that r is, if any.
 func (t *topic) check(r *publisher.Record) error {
-	if size := batchOverhead + recordSize(r); size > t.batchMax {
-		return &publisher.PoisonError{
-			Reason: "too_large",
-			Detail: fmt.Sprintf("record takes %d bytes, topic %q allows %d (max.message.bytes)", size, t.name, t.batchMax),
-		}
+	size := batchOverhead + recordSize(r)
+	if size <= t.batchMax {
+		return nil
 	}
-	return nil
+	detail := fmt.Sprintf("record takes %d bytes, topic %q allows %d (max.message.bytes)", size, t.name, t.messageMax)
+	if size <= t.messageMax {
+		detail = fmt.Sprintf("record takes %d bytes, a request holds %d (raise socket.request.max.bytes at the brokers, and ?max_request_bytes=)", size, t.batchMax)
+	}
+	return &publisher.PoisonError{Reason: "too_large", Detail: detail}
 }
 
 // partition places r as a Java client does: murmur2 of the key. Records
@@ -102,7 +105,7 @@ func (ts *topics) lookup(ctx context.Context, name string) (*topic, error) {
 	if err != nil {
 		return nil, ts.explain(err, name)
 	}
-	batchMax, err := ts.maxMessage(ctx, name)
+	messageMax, err := ts.maxMessage(ctx, name)
 	if err != nil {
 		return nil, ts.explain(err, name)
 	}
@@ -111,7 +114,8 @@ func (ts *topics) lookup(ctx context.Context, name string) (*topic, error) {
 	t := &topic{
 		name:       name,
 		partitions: partitions,
-		batchMax:   min(batchMax, requestMax),
+		messageMax: messageMax,
+		batchMax:   min(messageMax, ts.config.MaxRequestBytes-requestFraming),
 		offset:     int(offset.Sum32() % uint32(ts.config.Lanes)),
 		keyed:      kgo.StickyKeyPartitioner(nil).ForTopic(name),
 	}

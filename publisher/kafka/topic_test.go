@@ -1,9 +1,12 @@
 package kafka_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -37,14 +40,52 @@ func TestTooLargeBeforeSending(t *testing.T) {
 	}
 }
 
-// TestLargestRecord: the check before sending does not refuse what fits.
+// TestLargestRecord: the check before sending does not refuse what fits. It is
+// written in pieces.
 func TestLargestRecord(t *testing.T) {
 	brokers := fakeCluster(t).ListenAddrs()
 	topic := newTopic(t, brokers, 1)
-	s := openSession(t, kafka.Config{Brokers: brokers, Compression: "none"})
+	var largest atomic.Int64
+	s := openSession(t, kafka.Config{Brokers: brokers, Compression: "none", Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := new(net.Dialer).DialContext(ctx, network, addr)
+		return measured{conn, &largest}, err
+	}})
 	r := s.publish(topic, "k", func(r *publisher.Record) { r.Value = make([]byte, topicLimit-100) })
 	if err := s.wait(r); err != nil {
 		t.Errorf("a record of the limit less 100 bytes: %v", err)
+	}
+	if n := largest.Load(); n > 256<<10 {
+		t.Errorf("%d bytes were written at once", n)
+	}
+}
+
+// measured is a connection whose largest write is noted.
+type measured struct {
+	net.Conn
+	largest *atomic.Int64
+}
+
+func (c measured) Write(p []byte) (int, error) {
+	for n := c.largest.Load(); int64(len(p)) > n && !c.largest.CompareAndSwap(n, int64(len(p))); n = c.largest.Load() {
+	}
+	return c.Conn.Write(p)
+}
+
+// TestLargestRequest: beside the topic's limit there is one for a request, and
+// who meets it is told which to raise.
+func TestLargestRequest(t *testing.T) {
+	brokers := fakeCluster(t).ListenAddrs()
+	topic := newTopic(t, brokers, 1)
+	publish := func(maxRequest int) error {
+		s := openSession(t, kafka.Config{Brokers: brokers, MaxMessageBytes: 1 << 30, MaxRequestBytes: maxRequest, Compression: "zstd"})
+		return s.wait(s.publish(topic, "k", func(r *publisher.Record) { r.Value = make([]byte, 101<<20) }))
+	}
+	var poison *publisher.PoisonError
+	if err := publish(0); !errors.As(err, &poison) || poison.Reason != "too_large" || !strings.Contains(poison.Detail, "a request holds 104856576 (raise socket.request.max.bytes at the brokers, and ?max_request_bytes=)") {
+		t.Errorf("a record above a request's limit: %v", err)
+	}
+	if err := publish(110 << 20); err != nil {
+		t.Errorf("a record below it: %v", err)
 	}
 }
 

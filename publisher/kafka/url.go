@@ -111,6 +111,7 @@ var parameters = []parameter{
 	text("key", func(c *Config) *string { return &c.KeyFile }),
 	number("lanes", func(c *Config) *int { return &c.Lanes }),
 	number("max_message_bytes", func(c *Config) *int { return &c.MaxMessageBytes }),
+	number("max_request_bytes", func(c *Config) *int { return &c.MaxRequestBytes }),
 	text("oauth_client_id", func(c *Config) *string { return &c.OAuthClientID }),
 	text("oauth_client_secret_file", func(c *Config) *string { return &c.OAuthClientSecretFile }),
 	text("oauth_endpoint", func(c *Config) *string { return &c.OAuthEndpoint }),

@@ -24,9 +24,9 @@ func TestParseURL(t *testing.T) {
 			SASL: "plain", User: "u", PasswordFile: "/f"},
 		"kafka://h?tls=true&ca=/c&cert=/d&key=/k&server_name=n&insecure=true": {Brokers: []string{"h:9092"},
 			TLS: true, CAFile: "/c", CertFile: "/d", KeyFile: "/k", ServerName: "n", Insecure: true},
-		"kafka://h?compression=zstd&client_id=c&lanes=2&window_records=3&window_bytes=4&max_message_bytes=5": {
+		"kafka://h?compression=zstd&client_id=c&lanes=2&window_records=3&window_bytes=4&max_message_bytes=5&max_request_bytes=3000000": {
 			Brokers: []string{"h:9092"}, Compression: "zstd", ClientID: "c",
-			Lanes: 2, WindowRecords: 3, WindowBytes: 4, MaxMessageBytes: 5},
+			Lanes: 2, WindowRecords: 3, WindowBytes: 4, MaxMessageBytes: 5, MaxRequestBytes: 3_000_000},
 		"kafka://h?create_topics=true&partitions=6&replication_factor=3": {Brokers: []string{"h:9092"},
 			CreateTopics: true, Partitions: 6, ReplicationFactor: 3},
 	} {

@@ -2,6 +2,7 @@ package rabbitmq
 
 import (
 	"net"
+	"slices"
 	"sync"
 	"time"
 )
@@ -45,6 +46,7 @@ type coalescer struct {
 	whole   int       // bytes of buf that end with a record; the sender takes no half ones
 	partial bool      // a record is being written
 	given   int64     // bytes given to the sender so far
+	wrote   int64     // bytes that the sender has written so far
 	holds   int       // lanes that have more to come
 	paused  bool      // the broker has blocked the connection
 	closed  bool
@@ -87,16 +89,27 @@ func (c *coalescer) due() bool {
 	return c.whole > 0 && (c.holds == 0 || c.closed || c.whole >= coalesceBurst)
 }
 
-// writeRecord has write put one record into the buffer, and returns where the
-// record ends among all bytes written. Records come one after the other, so
-// that the sender can stop between two of them: the library would interleave
-// the frames of several channels.
-func (c *coalescer) writeRecord(write func() error) (end int64, err error) {
+// writeRecord has write put one record of about size bytes into the buffer, and
+// returns where the record ends among all bytes written. Records come one after
+// the other, so that the sender can stop between two of them: the library would
+// interleave the frames of several channels.
+func (c *coalescer) writeRecord(size int, write func() error) (end int64, err error) {
 	c.records.Lock()
 	defer c.records.Unlock()
 	c.setPartial(true)
+	if size > coalesceKeep {
+		c.grow(size + size/256 + 4096) // frames of 4 KiB, the smallest that there are, add less
+	}
 	err = write()
 	return c.setPartial(false), err
+}
+
+// grow makes room for n bytes at once: a buffer that grew by and by with a large
+// record would be copied over and over, and need twice the memory in the end.
+func (c *coalescer) grow(n int) {
+	c.mu.Lock()
+	c.buf = slices.Grow(c.buf, n)
+	c.mu.Unlock()
 }
 
 func (c *coalescer) setPartial(on bool) (end int64) {
@@ -225,9 +238,19 @@ func (c *coalescer) sendBatch(batch []byte) error {
 		if _, err := c.Conn.Write(batch[:n]); err != nil {
 			return err
 		}
+		c.mu.Lock()
+		c.wrote += int64(n)
+		c.mu.Unlock()
 		batch = batch[n:]
 	}
 	return nil
+}
+
+// written returns how many bytes have left so far.
+func (c *coalescer) written() int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.wrote
 }
 
 // fail ends the connection. The first cause is kept.

@@ -348,7 +348,7 @@ func BenchmarkCoalescer(b *testing.B) {
 func TestCoalescerSendsWholeRecords(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, far := pipe(t)
-		end, err := c.writeRecord(func() error {
+		end, err := c.writeRecord(0, func() error {
 			mustWrite(t, c, []byte("head "))
 			synctest.Wait()
 			mustWrite(t, c, []byte("body "))
@@ -358,7 +358,7 @@ func TestCoalescerSendsWholeRecords(t *testing.T) {
 			t.Errorf("the record ends at %d, %v", end, err)
 		}
 		synctest.Wait() // the sender has it, and is not read
-		if end, _ = c.writeRecord(func() error { mustWrite(t, c, []byte("never")); return nil }); end != 15 {
+		if end, _ = c.writeRecord(0, func() error { mustWrite(t, c, []byte("never")); return nil }); end != 15 {
 			t.Errorf("the second record ends at %d", end)
 		}
 		if given := c.drop(); given != 10 {
@@ -379,10 +379,10 @@ func TestCoalescerSendsWholeRecords(t *testing.T) {
 func TestCoalescerTakesRecordsInTurn(t *testing.T) {
 	c, _ := pipe(t)
 	second, ended := make(chan struct{}), make(chan struct{})
-	_, _ = c.writeRecord(func() error {
+	_, _ = c.writeRecord(0, func() error {
 		go func() {
 			defer close(ended)
-			_, _ = c.writeRecord(func() error { close(second); return nil })
+			_, _ = c.writeRecord(0, func() error { close(second); return nil })
 		}()
 		select {
 		case <-second:

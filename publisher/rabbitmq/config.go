@@ -99,7 +99,8 @@ type Config struct {
 	// said that it is blocked.
 	WriteTimeout time.Duration
 	// ConfirmTimeout bounds the wait of a channel for its next confirm while the
-	// broker has not said that it is blocked; the connection is then given up.
+	// broker has not said that it is blocked, and what is to be confirmed has
+	// left; the connection is then given up.
 	// A quorum queue that has lost its leader was seen to forget what it was
 	// sent, and neither confirms nor refuses it, ever.
 	ConfirmTimeout time.Duration

@@ -189,7 +189,7 @@ func (l *lane) send(r *publisher.Record) bool {
 	}
 	l.p.session.check.sent.Add(1)
 	var confirm *amqp.DeferredConfirmation
-	end, err := l.p.session.wire.writeRecord(func() (err error) {
+	end, err := l.p.session.wire.writeRecord(r.Size(), func() (err error) {
 		confirm, err = l.ch.PublishWithDeferredConfirm(l.p.config.Exchange, r.Topic, true, false, m)
 		return err
 	})
@@ -252,12 +252,20 @@ func (l *lane) await(confirm *amqp.DeferredConfirmation) {
 			}
 			dropped = nil
 		case <-timer.C:
-			if since, _ := l.p.blocked.get(); since.IsZero() {
+			if since, _ := l.p.blocked.get(); since.IsZero() && !l.onItsWay() {
 				l.p.session.abort(fmt.Errorf("the broker has confirmed nothing for %v", timeout))
 			}
 			timer.Reset(timeout)
 		}
 	}
+}
+
+// onItsWay says that the oldest record in flight has not left yet: a large one on
+// a slow line, which the write timeout looks after.
+func (l *lane) onItsWay() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.tracker.flight.len() > 0 && l.tracker.oldest().end > l.p.session.wire.written()
 }
 
 // settleRest gives an outcome to a record whose sending failed.

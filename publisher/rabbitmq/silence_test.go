@@ -194,6 +194,41 @@ func TestNoConfirm(t *testing.T) {
 	})
 }
 
+// slowLine is a connection that takes 10 s for each write.
+type slowLine struct{ net.Conn }
+
+func (c slowLine) Write(p []byte) (int, error) {
+	if len(p) > 1<<10 {
+		time.Sleep(10 * time.Second)
+	}
+	return c.Conn.Write(p)
+}
+
+// TestLargeRecordOnSlowLine: nobody confirms what has not arrived yet.
+func TestLargeRecordOnSlowLine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, config := newScript(t, func(s *script, p published) { s.ack(p, false) })
+		dial := config.Dial
+		config.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			conn, err := dial(ctx, network, addr)
+			return slowLine{conn}, err
+		}
+		got := newOutcomes(t)
+		p := scripted(t, config, got.done)
+		large := record(0, "a")
+		large.Value = make([]byte, 4<<20)
+		began := time.Now()
+		mustPublish(t, p, large)
+		got.wait(1)
+		if took := time.Since(began); got.of(0) != "" || took < 2*rabbitmq.DefaultConfirmTimeout {
+			t.Errorf("outcome after %s: %v", took, got.err(0))
+		}
+		if err := shut(t, p, time.Hour); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // slowClose is a connection whose Close returns well after it has closed.
 type slowClose struct{ net.Conn }
 

@@ -156,8 +156,9 @@ func judgeKilled(t *testing.T, h *workload.History, b broker, duplicates, stragg
 	}
 }
 
-// writeBig writes one transaction of n events as the services' role.
-func writeBig(t *testing.T, database string, b broker, h *workload.History, n int) {
+// writeBig writes one transaction of n events as the services' role. Their
+// numbers begin with first: they rise from one transaction to the next.
+func writeBig(t *testing.T, database string, b broker, h *workload.History, first, n int) {
 	t.Helper()
 	conn, err := pgx.Connect(t.Context(), database)
 	if err != nil {
@@ -169,11 +170,12 @@ func writeBig(t *testing.T, database string, b broker, h *workload.History, n in
 		for i := 0; i < n; i += 1000 {
 			events := make([]outbox.Event, min(1000, n-i))
 			for j := range events {
-				key := fmt.Sprintf("big-%d", (i+j)%1000)
-				payload := fmt.Appendf(nil, `{"number": %d}`, i+j)
+				number := first + i + j
+				key := fmt.Sprintf("big-%d", number%1000)
+				payload := fmt.Appendf(nil, `{"number": %d}`, number)
 				events[j] = outbox.Event{ID: outbox.NewID(), AggregateType: "big", AggregateID: key, Type: "big.counted", Payload: payload}
 				written = append(written, checker.Written{ID: events[j].ID.String(), Outcome: checker.Committed,
-					Domain: b.domain("big", key), N: i + j, Sum: sha256.Sum256(payload)})
+					Domain: b.domain("big", key), N: number, Sum: sha256.Sum256(payload)})
 			}
 			if _, err := outbox.Write(t.Context(), tx, events...); err != nil {
 				return err
@@ -202,7 +204,7 @@ func endToEnd(t *testing.T, b func(*testing.T) broker) {
 			if err := workload.Run(t.Context(), mixed(s, end), &h); err != nil {
 				t.Fatal(err)
 			}
-			writeBig(t, s.app, end, &h, 200_000)
+			writeBig(t, s.app, end, &h, 0, 200_000)
 			judge(t, &h, end, 0)
 			if code := relay.term(); code != 0 {
 				t.Errorf("exit code %d after SIGTERM\n%s", code, relay.logged())

@@ -92,10 +92,10 @@ func (c crash) row(i int, letter, broker string, arrange, inject func(*faultRun)
 
 // parking is c for a broker that refuses large events. In the end it takes them,
 // and everything parked is handed back.
-func (c crash) parking(i int, letter, broker string, open func(*testing.T) limited) fault {
+func (c crash) parking(i int, letter, broker string, open func(t *testing.T, low, high int) limited) fault {
 	var end limited
 	arrange := func(f *faultRun) {
-		end = open(f.t)
+		end = open(f.t, someRefused, noneRefused)
 		f.end, f.flags = end.broker.(matrixEnd), end.args()
 		f.load = workload.Options{Seed: 1, Writers: 2, Keys: 20, MaxEvents: 50, Emit: 20, Pause: 5 * time.Millisecond}
 	}

@@ -199,7 +199,7 @@ func TestFailover(t *testing.T) {
 // every key is handed back.
 func TestFailoverWithParkedEvents(t *testing.T) {
 	var p *pair
-	end := limitedKafka(t)
+	end := limitedKafka(t, someRefused, noneRefused)
 	f := &faultRun{t: t, end: end.broker.(matrixEnd), flags: end.args()}
 	f.begin(func(f *faultRun) { p = newPair(f, "18", devenv.StandbyOptions{Synchronous: true}) })
 	defer func() { f.stopLoad() }()

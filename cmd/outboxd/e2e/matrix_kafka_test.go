@@ -35,7 +35,7 @@ func TestMatrixKafka(t *testing.T) {
 		{id: "F39", name: "too few replicas in sync", how: "`min.insync.replicas=3` and one node of three stopped", alone: true,
 			expect: "as F37; goes on when the node is back", arrange: onKafkaCluster, inject: tooFewReplicas},
 		{id: "F40", name: "topic missing", elsewhere: "TestMissingTopicOfKafka"},
-		{id: "F41", name: "event larger than the topic allows", elsewhere: "TestOversizedEventForKafka"},
+		{id: "F41", name: "event larger than the topic allows", elsewhere: "TestOversizedEventForKafka, TestLargeEvent"},
 		{id: "F42", name: "topic's limit lowered below a batch", how: "`max.message.bytes` set to 20 kB while events flow; a transaction of 200 kB of one key",
 			expect: "the batch that is refused is split; nothing comes twice, the session stays", arrange: throughTopics("compression=none"), inject: batchRefused},
 		{id: "F42b", name: "topic's limit lowered below an event", how: "`max.message.bytes` set to 20 kB while events flow; one event of 50 kB",

@@ -109,7 +109,7 @@ func tableRows() []fault {
 func transactionRows() []fault {
 	return []fault{
 		{id: "F25", name: "huge transaction", how: "100,000 events in one transaction, beside others",
-			expect: "in order, confirmed at its end; memory as ever", inject: func(f *faultRun) { writeBig(f.t, f.site.app, f.end, &f.history, 100_000) }},
+			expect: "in order, confirmed at its end; memory as ever", inject: func(f *faultRun) { writeBig(f.t, f.site.app, f.end, &f.history, 0, 100_000) }},
 		{id: "F25b", name: "1,000,000 events in one transaction", elsewhere: "TestMemoryOfOneHugeTransaction"},
 		{id: "F26", name: "interleaved transactions, rollbacks, savepoints", elsewhere: "TestEndToEndKafka", how: "and the load of every row here"},
 		{id: "F27", name: "transaction left open", how: "an event in a transaction that stays open while others commit",

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -31,7 +32,16 @@ type limited struct {
 	lift func()
 }
 
-func limitedKafka(t *testing.T) limited {
+// Limits under which some events of the workload are too large, and none is.
+const (
+	someRefused = 2500
+	noneRefused = 4_000_000
+)
+
+// limitedBrokers refuse what has more bytes than low, later than high.
+var limitedBrokers = map[string]func(t *testing.T, low, high int) limited{"Kafka": limitedKafka, "RabbitMQ": limitedRabbitMQ}
+
+func limitedKafka(t *testing.T, low, high int) limited {
 	end := newKafkaEnd(t, devtest.Kafka(t))
 	client, err := kgo.NewClient(kgo.SeedBrokers(end.brokers...))
 	if err != nil {
@@ -39,30 +49,27 @@ func limitedKafka(t *testing.T) limited {
 	}
 	t.Cleanup(client.Close)
 	admin := kadm.NewClient(client)
-	low, high := "2500", "4000000"
+	limit := func(n int) *string { return new(strconv.Itoa(n)) }
 	for _, topic := range topics(end.prefix) {
-		if _, err := admin.CreateTopic(t.Context(), 6, 1, map[string]*string{"max.message.bytes": &low}, topic); err != nil {
+		if _, err := admin.CreateTopic(t.Context(), 6, 1, map[string]*string{"max.message.bytes": limit(low)}, topic); err != nil {
 			t.Fatal(err)
 		}
 	}
 	return limited{end, end.flags, func() {
-		if _, err := admin.AlterTopicConfigs(t.Context(), []kadm.AlterConfig{{Op: kadm.SetConfig, Name: "max.message.bytes", Value: &high}}, topics(end.prefix)...); err != nil {
+		if _, err := admin.AlterTopicConfigs(t.Context(), []kadm.AlterConfig{{Op: kadm.SetConfig, Name: "max.message.bytes", Value: limit(high)}}, topics(end.prefix)...); err != nil {
 			t.Fatal(err)
 		}
 	}}
 }
 
-func limitedRabbitMQ(t *testing.T) limited {
+func limitedRabbitMQ(t *testing.T, low, high int) limited {
 	end := newRabbitEnd(t, devtest.RabbitMQ(t))
-	raised := false
+	limit := low
 	return limited{end, func() []string {
 		flags := end.flags()
-		if raised {
-			return flags
-		}
-		flags[1] += map[bool]string{true: "&", false: "?"}[strings.Contains(flags[1], "?")] + "max_message_size=2500"
+		flags[1] += map[bool]string{true: "&", false: "?"}[strings.Contains(flags[1], "?")] + "max_message_size=" + strconv.Itoa(limit)
 		return flags
-	}, func() { raised = true }}
+	}, func() { limit = high }}
 }
 
 // parked runs outboxd parked as the relay's role.
@@ -122,7 +129,7 @@ func TestOnlyTheCulpritIsParked(t *testing.T) {
 		"the broker refuses whole batches": {"?max_message_bytes=1000000&lanes=1", culprits},
 	} {
 		t.Run(name, func(t *testing.T) {
-			end := limitedKafka(t)
+			end := limitedKafka(t, someRefused, noneRefused)
 			s := newSite(t, devtest.Database(t))
 			var h workload.History
 			waiting := writeLarge(t, s.app, end, &h, events, keys, culprits)
@@ -189,9 +196,9 @@ func writeLarge(t *testing.T, database string, b broker, h *workload.History, n,
 // TestParkedUnderKills: relays are killed in the middle of parking, then of
 // releasing, while the writers go on. When they end every key is handed back.
 func TestParkedUnderKills(t *testing.T) {
-	for name, b := range map[string]func(*testing.T) limited{"Kafka": limitedKafka, "RabbitMQ": limitedRabbitMQ} {
+	for name, b := range limitedBrokers {
 		t.Run(name, func(t *testing.T) {
-			end := b(t)
+			end := b(t, someRefused, noneRefused)
 			s := newSite(t, devtest.Database(t))
 			run := func() *relay { return s.run(end.args()...) }
 			rng := rand.New(rand.NewPCG(1, 1))

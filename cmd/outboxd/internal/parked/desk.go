@@ -153,7 +153,7 @@ func (d *Desk) Show(ctx context.Context, id string) (*Row, error) {
 	var r Row
 	var created *time.Time
 	where, args := d.where(Selection{IDs: []string{id}})
-	row := d.conn.QueryRow(ctx, `SELECT `+rowColumns+`, payload, headers, created_at FROM outboxd.parked p WHERE `+where+` ORDER BY state = 'discarded', position LIMIT 1`, args...)
+	row := d.conn.QueryRow(ctx, `SELECT `+rowColumns+`, payload, headers, created_at FROM outboxd.parked p WHERE `+where+` ORDER BY state = 'discarded', position LIMIT 1`, append([]any{binary}, args...)...)
 	err := r.scan(row, &r.Payload, &r.Headers, &created)
 	if err == pgx.ErrNoRows {
 		return nil, d.noMatch(Selection{IDs: []string{id}})

@@ -67,7 +67,7 @@ func (l *Lot) marked(ctx context.Context, passed cdc.Position, aside []string) (
 				SELECT FROM outboxd.parked e WHERE e.pipeline = p.pipeline AND e.domain = p.domain AND e.position < p.position
 				AND (e.state IN ('parked', 'discard') OR NOT e.behind AND e.position >= `+published+` OR `+target("e")+` = ANY ($5::text[])))
 			ORDER BY position LIMIT $2) head USING (position)
-		WHERE pipeline = $1 AND before < $3 ORDER BY position`, l.pipeline, maxRetries, maxRetryBytes, passed.String(), append([]string{}, aside...)) // not NULL
+		WHERE pipeline = $1 AND before < $3 ORDER BY position`, binary, l.pipeline, maxRetries, maxRetryBytes, passed.String(), append([]string{}, aside...)) // not NULL
 	if err != nil {
 		return m, err
 	}

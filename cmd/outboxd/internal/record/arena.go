@@ -44,7 +44,11 @@ type Arena struct {
 
 // alloc returns an empty slice, never nil, with room for n bytes.
 func (a *Arena) alloc(n int) []byte {
-	a.handed += n
+	if a.handed += n; a.handed >= chunkSize {
+		// Now, and not when there is another record: until then the arena would
+		// keep a value of any size.
+		a.records = nil
+	}
 	if n > largeSize {
 		return make([]byte, 0, n)
 	}
@@ -68,7 +72,7 @@ func (a *Arena) clone(b []byte) []byte {
 
 // record returns a new zero record.
 func (a *Arena) record() *publisher.Record {
-	if len(a.records) == 0 || a.handed >= chunkSize {
+	if len(a.records) == 0 {
 		a.records = make([]publisher.Record, slabRecords)
 		a.headers = nil
 		a.handed = 0
@@ -92,6 +96,9 @@ func (a *Arena) keepHeaders(h []publisher.Header) []publisher.Header {
 	// An append that ran out of room has moved h: what append got beyond h is
 	// then the slab.
 	a.headers = h[len(h):]
+	if a.records == nil { // of large values, headers may be some
+		a.headers = nil
+	}
 	return slices.Clip(h)
 }
 

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"weak"
 
 	"github.com/outboxd/outboxd/cmd/outboxd/internal/record"
 	"github.com/outboxd/outboxd/publisher"
@@ -195,4 +196,34 @@ func BenchmarkRecord(b *testing.B) {
 			}
 		})
 	}
+}
+
+// A large value lives no longer than its record, also when no other is made.
+func TestLargeValueIsLetGo(t *testing.T) {
+	f := mustFormat(t, record.Options{Pipeline: "shop"})
+	var arena record.Arena
+	for _, field := range []func(ev *record.Event) *[]byte{
+		func(ev *record.Event) *[]byte { return &ev.Payload },
+		func(ev *record.Event) *[]byte { return &ev.Headers },
+	} {
+		ev := order()
+		*field(ev) = []byte(`{"fill": "` + strings.Repeat("x", 1<<20) + `"}`)
+		r, err := f.Record(ev, &arena)
+		if err != nil {
+			t.Fatal(err)
+		}
+		large := r.Value
+		for _, h := range r.Headers {
+			if len(h.Value) > len(large) {
+				large = h.Value
+			}
+		}
+		value := weak.Make(&large[0])
+		r, large = nil, nil
+		runtime.GC()
+		if value.Value() != nil {
+			t.Error("the arena keeps the value")
+		}
+	}
+	runtime.KeepAlive(&arena)
 }

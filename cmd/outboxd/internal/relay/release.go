@@ -87,6 +87,7 @@ func (p *parker) release(reading context.Context, events []parked.Event) error {
 		if err == nil {
 			err = p.s.inspect(reading, r)
 		}
+		e.Payload, e.Headers = nil, nil // the record has its own copy
 		if err != nil {
 			kept[e.Domain] = true
 			b.refuse(e.Position, err)

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"testing"
 	"time"
+	"weak"
 
 	"github.com/jackc/pgx/v5/pgtype"
 
@@ -50,6 +51,7 @@ type script struct {
 	opened   int
 	closed   []time.Time
 	stats    cdc.Stats
+	lent     weak.Pointer[byte] // the last large payload that a handler got
 }
 
 // place is where an event stands in the WAL, whatever the epoch.
@@ -319,6 +321,9 @@ func (s *script) deliver(ctx context.Context, m message, h cdc.Handler) error {
 	m.Row = slices.Clone(m.Row)
 	for i := range m.Row {
 		m.Row[i].Bytes = bytes.Clone(m.Row[i].Bytes)
+		if len(m.Row[i].Bytes) >= largePayload {
+			s.lent = weak.Make(&m.Row[i].Bytes[0])
+		}
 	}
 	err := h(ctx, cdc.NewMessage(m.Message, next))
 	m.wipe()

@@ -18,6 +18,9 @@ import (
 	"github.com/outboxd/outboxd/publisher"
 )
 
+// keptScratch is the largest scratch that is kept for the next event.
+const keptScratch = 64 << 10
+
 // session is one stream and one publisher, from open to close.
 type session struct {
 	relay *Relay
@@ -193,6 +196,7 @@ func (s *session) handle(ctx context.Context, m *cdc.Message) error {
 		}
 		defer s.parker.leave()
 	}
+	defer s.forget()
 	switch m.Kind {
 	case cdc.Insert:
 		return s.handleRow(ctx, m)
@@ -200,6 +204,15 @@ func (s *session) handle(ctx context.Context, m *cdc.Message) error {
 		return s.handleEmitted(ctx, m)
 	default:
 		return &invariantError{kind: "order", detail: fmt.Sprintf("message of unknown kind %d", m.Kind)}
+	}
+}
+
+// forget lets go of the event that was handled: it lies in the buffer of the
+// stream, or in scratch, which may be as large as it was.
+func (s *session) forget() {
+	s.event = record.Event{}
+	if cap(s.scratch) > keptScratch {
+		s.scratch = nil
 	}
 }
 
