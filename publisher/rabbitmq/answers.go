@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"slices"
@@ -70,7 +71,7 @@ func (c *answerCheck) next() error {
 		return nil
 	}
 	if size > frameSize {
-		return errAnswer
+		return fmt.Errorf("%w: a method of %d bytes", errAnswer, size)
 	}
 	if err := c.fill(frameHead, int(size)+1); err != nil {
 		return err
@@ -91,7 +92,7 @@ func (c *answerCheck) check(method []byte) error {
 	}
 	id, arguments := binary.BigEndian.Uint32(method), method[4:]
 	if layout, known := layoutOf(id); !known || !fits(layout, arguments) {
-		return errAnswer
+		return fmt.Errorf("%w: method %d.%d, with %d bytes of arguments", errAnswer, id>>16, id&0xffff, len(arguments))
 	}
 	if (id == basicAck || id == basicNack) && binary.BigEndian.Uint64(arguments) > c.sent.Load() {
 		return errConfirm

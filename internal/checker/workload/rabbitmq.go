@@ -39,19 +39,16 @@ func NewRabbitMQConsumer(url, exchange, queue string) (*RabbitMQConsumer, error)
 	if err := ch.ExchangeDeclare(exchange, "topic", true, false, false, false, nil); err != nil {
 		return nil, err
 	}
-	if _, err := ch.QueueDeclare(queue, true, false, false, false, queueArgs()); err != nil {
+	// One consumer at a time: after a restart the next one would otherwise be
+	// served before what the last one had is given back.
+	args := amqp.Table{amqp.QueueTypeArg: amqp.QueueTypeQuorum, amqp.SingleActiveConsumerArg: true}
+	if _, err := ch.QueueDeclare(queue, true, false, false, false, args); err != nil {
 		return nil, err
 	}
 	if err := ch.QueueBind(queue, "#", exchange, false, nil); err != nil {
 		return nil, err
 	}
 	return &RabbitMQConsumer{url: url, queue: queue, distinct: map[string]bool{}}, nil
-}
-
-// queueArgs are those of the queue. One consumer at a time: after a restart the
-// next one would otherwise be served before what the last one had is given back.
-func queueArgs() amqp.Table {
-	return amqp.Table{amqp.QueueTypeArg: amqp.QueueTypeQuorum, amqp.SingleActiveConsumerArg: true}
 }
 
 // Read reads until done says so of the number of distinct events seen, or ctx
