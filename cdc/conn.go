@@ -183,7 +183,7 @@ func connectError(err error) *Error {
 		e.Code, e.Detail = CodeConfig, "show a certificate to the database"
 		e.Fix = "in --database: sslcert and sslkey must be a certificate of today that the server accepts"
 	case strings.HasSuffix(e.Err.Error(), refusedTLS):
-		e.Code, e.Fix = CodeConfig, "turn ssl on at the server, or go without: sslmode=disable in --database"
+		e.Code, e.Fix = CodeConfig, "turn ssl on at the server, or go without: sslmode=disable in --database, or PGSSLMODE=disable"
 	default:
 		e.Fix = "check host and port in --database (or PGHOST and PGPORT), and whether the server runs"
 	}

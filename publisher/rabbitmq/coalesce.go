@@ -18,7 +18,8 @@ const (
 	coalesceChunk = 256 << 10
 	// coalesceKeep is the largest buffer that is kept for reuse.
 	coalesceKeep = 1 << 20
-	// closeGrace is how long Close waits for what is buffered.
+	// closeGrace is how long Close waits for what is buffered, and a failed
+	// write for what the other side has said.
 	closeGrace = 200 * time.Millisecond
 )
 
@@ -51,13 +52,14 @@ type coalescer struct {
 	paused  bool      // the broker has blocked the connection
 	closed  bool
 	err     error // the first failure; writes return it from then on
-	readErr error // the last failure of Read
+	readErr error // the first failure of Read
 
-	sent chan struct{} // closed when the sender has ended
+	sent  chan struct{} // closed when the sender has ended
+	heard chan struct{} // closed when Read has failed
 }
 
 func newCoalescer(conn net.Conn, timeout time.Duration) *coalescer {
-	c := &coalescer{Conn: conn, timeout: timeout, sent: make(chan struct{})}
+	c := &coalescer{Conn: conn, timeout: timeout, sent: make(chan struct{}), heard: make(chan struct{})}
 	c.work.L = &c.mu
 	c.room.L = &c.mu
 	go c.send()
@@ -139,7 +141,10 @@ func (c *coalescer) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	if err != nil {
 		c.mu.Lock()
-		c.readErr = err
+		if c.readErr == nil {
+			c.readErr = err
+			close(c.heard)
+		}
 		c.mu.Unlock()
 	}
 	return n, err
@@ -223,9 +228,29 @@ func (c *coalescer) send() {
 		c.room.Broadcast()
 		c.mu.Unlock()
 		if err := c.sendBatch(batch); err != nil {
-			c.fail(err)
+			c.refuse(err)
+			c.hearOut()
+			_ = c.Conn.Close()
 			return
 		}
+	}
+}
+
+// hearOut gives Read time to come upon why a write failed: a peer that hung up
+// may have said why before, as TLS 1.3 does when it refuses a certificate, and
+// what is closed here cannot be read any more.
+func (c *coalescer) hearOut() {
+	c.mu.Lock()
+	closed := c.closed
+	c.mu.Unlock()
+	if closed {
+		return
+	}
+	grace := time.NewTimer(closeGrace)
+	defer grace.Stop()
+	select {
+	case <-c.heard:
+	case <-grace.C:
 	}
 }
 
@@ -277,8 +302,8 @@ func (c *coalescer) cause() error {
 	return c.err
 }
 
-// lastRead returns the last failure of reading, or nil.
-func (c *coalescer) lastRead() error {
+// readCause returns the first failure of reading, or nil.
+func (c *coalescer) readCause() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.readErr

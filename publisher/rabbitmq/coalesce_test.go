@@ -176,7 +176,7 @@ func TestCoalescerWriteDeadline(t *testing.T) {
 		start := time.Now()
 		mustWrite(t, c, []byte("x"))
 		<-c.sent
-		if err, took := c.cause(), time.Since(start); !errors.Is(err, os.ErrDeadlineExceeded) || took != 10*time.Second {
+		if err, took := c.cause(), time.Since(start); !errors.Is(err, os.ErrDeadlineExceeded) || took != 10*time.Second+closeGrace {
 			t.Errorf("a write that nobody reads ended after %v with %v", took, err)
 		}
 	})
@@ -277,9 +277,58 @@ func TestCoalescerRemembersWhyReadingEnded(t *testing.T) {
 	if all, err := io.ReadAll(c); !bytes.Equal(all, []byte("x")) || err != nil {
 		t.Fatal(all, err)
 	}
-	if err := c.lastRead(); !errors.Is(err, io.EOF) {
+	if err := c.readCause(); !errors.Is(err, io.EOF) {
 		t.Errorf("last read error is %v, want EOF", err)
 	}
+}
+
+// refusingConn fails the write, and has something to read only after it.
+type refusingConn struct {
+	net.Conn       // nil
+	failed, closed chan struct{}
+}
+
+var errHungUp, errAlert = errors.New("hung up"), errors.New("certificate refused")
+
+func (c refusingConn) Write([]byte) (int, error) {
+	close(c.failed)
+	return 0, errHungUp
+}
+
+func (c refusingConn) SetWriteDeadline(time.Time) error { return nil }
+
+func (c refusingConn) Read([]byte) (int, error) {
+	<-c.failed
+	select {
+	case <-c.closed:
+		return 0, net.ErrClosed
+	case <-time.After(closeGrace / 2):
+		return 0, errAlert
+	}
+}
+
+func (c refusingConn) Close() error {
+	close(c.closed)
+	return nil
+}
+
+// TestCoalescerHearsOut: what the other side said before it hung up can still be
+// read when a write has failed.
+func TestCoalescerHearsOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		conn := refusingConn{failed: make(chan struct{}), closed: make(chan struct{})}
+		c := newCoalescer(conn, time.Minute)
+		start := time.Now()
+		mustWrite(t, c, []byte("hello"))
+		go func() { _, _ = c.Read(make([]byte, 1)) }()
+		<-c.sent
+		if err, took := c.readCause(), time.Since(start); !errors.Is(err, errAlert) || took != closeGrace/2 {
+			t.Errorf("read %v after %v, want the alert", err, took)
+		}
+		if err := c.cause(); !errors.Is(err, errHungUp) {
+			t.Errorf("cause is %v", err)
+		}
+	})
 }
 
 // countingConn counts the writes to a real socket.

@@ -72,7 +72,7 @@ func connectHost(ctx context.Context, c Config, addr string, guard publisher.Gua
 	s := &session{check: newAnswerCheck(conn), raw: raw}
 	s.wire = newCoalescer(s.check, c.WriteTimeout)
 	if s.conn, err = amqp.Open(s.wire, amqpConfig(c)); err != nil {
-		err = openError(addr, err, errors.Join(ctx.Err(), s.wire.cause(), s.wire.lastRead()))
+		err = openError(addr, err, errors.Join(ctx.Err(), s.wire.cause(), s.wire.readCause()))
 	} else if !stop() {
 		err = openError(addr, context.Cause(ctx), nil)
 	}

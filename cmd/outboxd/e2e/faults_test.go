@@ -295,7 +295,7 @@ func TestVariables(t *testing.T) {
 	s.write(1, 3)
 	cmd := exec.Command(name, "run", "--log-format", "json")
 	cmd.Env = append(cleanEnv(), "OUTBOXD_PIPELINE="+s.pipeline, "OUTBOXD_BROKER=jsonl:"+out.path, "OUTBOXD_METRICS=127.0.0.1:0", "OUTBOXD_TOPIC=shop.{type}",
-		"PGHOST="+config.Host, fmt.Sprintf("PGPORT=%d", config.Port), "PGUSER="+config.User, "PGPASSWORD="+config.Password, "PGDATABASE="+config.Database)
+		"PGHOST="+config.Host, fmt.Sprintf("PGPORT=%d", config.Port), "PGUSER="+config.User, "PGPASSWORD="+config.Password, "PGDATABASE="+config.Database, "PGSSLMODE=disable")
 	r := discreet(watched(t, cmd))
 	out.expect(1, 3)
 	r.says(http.StatusOK, "streaming")
