@@ -83,14 +83,19 @@ func (r *Reader) resume(ctx context.Context, sql *pgx.Conn, w *witness, st *slot
 		r.queue.rewind()
 		return nil
 	}
-	// The first session of this process, or another relay led since. Under
-	// another configuration the ordinals may count other events: a transaction
-	// that was acked in part is published whole.
-	if w.configHash != r.cfg.ConfigHash {
-		w.acked.commit, w.acked.events = 0, 0
-	}
+	// The first session of this process, or another relay led since.
+	w.countedUnder(r.cfg.ConfigHash)
 	r.queue.reset(w.acked)
 	return nil
+}
+
+// countedUnder forgets which part of a transaction was acked, unless that was
+// under the configuration with that hash: under another one the ordinals may
+// count other events, and the transaction is published whole.
+func (w *witness) countedUnder(configHash string) {
+	if w.configHash != configHash {
+		w.acked.commit, w.acked.events = 0, 0
+	}
 }
 
 // witnessed notes in the row that the database was restored, which is what err
@@ -122,6 +127,7 @@ func (r *Reader) follow(w *witness, st *slotState, timeline int32, history strin
 			w.gap = everything
 		}
 	}
+	w.countedUnder(r.cfg.ConfigHash)
 	acked, remembered := w.acked, r.remembers(w)
 	if remembered {
 		acked = r.queue.progress()

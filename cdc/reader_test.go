@@ -151,3 +151,18 @@ func TestNewTimelineBeginsEpoch(t *testing.T) {
 		})
 	}
 }
+
+// A failover is no reason to go by the ordinals of another configuration, which
+// may count other events: what was acked in part is published whole.
+func TestOtherConfigurationAfterFailoverPublishesTransactionWhole(t *testing.T) {
+	for hash, events := range map[string]uint32{"": 2, "of another configuration": 0} {
+		r := newScripted(t, nil).r
+		w := &witness{timeline: 1, epoch: 4, configHash: hash, acked: progress{confirm: 0x180, commit: 0x190, events: 2}}
+		if err := r.follow(w, &slotState{confirmed: 0x180}, 2, "1\t0/200\tno recovery target specified\n"); err != nil {
+			t.Fatal(err)
+		}
+		if w.acked.confirm != 0x180 || w.acked.events != events || r.queue.progress() != w.acked {
+			t.Errorf("configuration %q: goes on from %+v, and the queue from %+v; want 0/180 and %d events of the next transaction", hash, w.acked, r.queue.progress(), events)
+		}
+	}
+}
