@@ -139,9 +139,13 @@ func (r *Reader) follow(w *witness, st *slotState, timeline int32, history strin
 	if err := checkConfirmed(&r.cfg, st, w); err != nil {
 		return err
 	}
+	epoch := w.epoch + 1
+	if r.last != nil { // a failover that this process followed may be lost with the row that said so
+		epoch = max(epoch, r.last.epoch+1)
+	}
 	r.cfg.Logger.Warn("the server is on a new timeline", "timeline", timeline, "from", w.timeline, "at", at.String(),
-		"published", acked.confirm.String(), "epoch", w.epoch+1)
-	w.timeline, w.epoch = timeline, w.epoch+1
+		"published", acked.confirm.String(), "epoch", epoch)
+	w.timeline, w.epoch = timeline, epoch
 	if remembered {
 		r.queue.branch(w.acked, at)
 	} else {

@@ -166,3 +166,18 @@ func TestOtherConfigurationAfterFailoverPublishesTransactionWhole(t *testing.T) 
 		}
 	}
 }
+
+// A second failover may lose the row that the relay wrote after the first, and
+// with it the epoch: what was published in that is not forgotten by who did it.
+func TestEpochOfLostFailoverDoesNotComeAgain(t *testing.T) {
+	const history = "1\t0/200\tno recovery target specified\n2\t0/300\tno recovery target specified\n"
+	r := newScripted(t, nil).r
+	r.last = &witness{timeline: 2, epoch: 5, acked: progress{confirm: 0x400}}
+	w := &witness{timeline: 1, epoch: 4, acked: progress{confirm: 0x180}}
+	if err := r.follow(w, &slotState{confirmed: 0x180}, 3, history); err != nil {
+		t.Fatal(err)
+	}
+	if w.epoch != 6 || w.timeline != 3 {
+		t.Errorf("epoch %d of timeline %d; want 6, since this relay has published in epoch 5", w.epoch, w.timeline)
+	}
+}
