@@ -46,7 +46,7 @@ type Stream struct {
 	decoder   *decoder
 	tx        transaction
 	message   Message
-	sinceWait int
+	sinceWait int  // events since there was room in the queue
 	heldBack  bool // since the server said so, nothing has come
 
 	wire     *bufferedConn // of conn
@@ -256,7 +256,7 @@ func (s *Stream) deliver(ctx context.Context, m Message, h Handler) error {
 	if !s.tx.open {
 		return malformed(errors.New("a change outside of a transaction"))
 	}
-	if s.sinceWait++; s.sinceWait >= 256 {
+	if s.sinceWait >= 256 {
 		s.sinceWait = 0
 		if err := s.r.queue.wait(ctx); err != nil {
 			return err
@@ -277,6 +277,7 @@ func (s *Stream) forget() {
 // next is Message.Next.
 func (s *Stream) next() (Delivery, bool) {
 	p := place{commit: s.tx.commit, ordinal: s.tx.ordinal}
+	s.sinceWait++
 	s.tx.ordinal++
 	token, fresh := s.r.queue.event(p, s.tx.time)
 	return Delivery{Position: Position{Epoch: s.epoch, Commit: p.commit, Ordinal: p.ordinal}, Token: token}, fresh
