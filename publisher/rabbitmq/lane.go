@@ -342,19 +342,20 @@ func (l *lane) settle(v verdict) {
 	l.p.fail(err)
 }
 
-// outcome judges one record and counts it.
+// outcome judges one record and counts it. It may be another of the same id that
+// was returned, so that a record without an answer is not discarded for it.
 func (l *lane) outcome(f flying, v verdict) error {
 	switch {
 	case v == refused:
 		l.p.count.nacked.Add(1)
 		return nackError(f.r)
-	case f.returned && l.p.config.Unroutable == Discard:
-		l.p.count.discarded.Add(1)
-		return nil
-	case f.returned:
+	case f.returned && l.p.config.Unroutable != Discard:
 		return unroutableError(f.r, l.p.config.Exchange, l.p.config.Unroutable)
 	case v == lost:
 		return l.lostError(f.r)
+	case f.returned:
+		l.p.count.discarded.Add(1)
+		return nil
 	}
 	l.p.count.published.Add(1)
 	return nil

@@ -247,6 +247,27 @@ func TestReturnsThatFitSeveral(t *testing.T) {
 	}
 }
 
+// TestReturnThatFitsSeveralDiscardsNone: of two equal messages one is returned and
+// confirmed, and the channel ends before the other is. That may be in no queue.
+func TestReturnThatFitsSeveralDiscardsNone(t *testing.T) {
+	_, config := newScript(t, batch(2, func(s *script, ps []published) {
+		s.giveBack(ps[0])
+		s.ack(ps[0], false)
+		s.closeChannel(ps[0], 541, "INTERNAL_ERROR")
+	}))
+	config.Channels, config.Unroutable = 1, rabbitmq.Discard
+	got := newOutcomes(t)
+	p := scripted(t, config, got.done)
+	mustPublish(t, p, &publisher.Record{Topic: "k", ID: "same", Token: 0}, &publisher.Record{Topic: "k", ID: "same", Token: 1})
+	got.wait(2)
+	if err := got.err(0); err != nil {
+		t.Errorf("the record that was returned: %v, want it discarded", err)
+	}
+	if err := got.err(1); !errors.Is(err, publisher.ErrUnknown) {
+		t.Errorf("the record without an answer: %v, want an unknown outcome", err)
+	}
+}
+
 // TestChannelEndLeavesUnknown: what the end of a channel overtakes is unknown,
 // never refused, and what was confirmed before it is acked.
 func TestChannelEndLeavesUnknown(t *testing.T) {
