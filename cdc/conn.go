@@ -24,6 +24,10 @@ const (
 	// the server's is kept. It bounds how long a relay that is cut off keeps
 	// the slot from its successor.
 	maxSenderTimeout = 15 * time.Second
+	// minSenderTimeout is the smallest that we ask for. The right to publish
+	// lasts for half of it, and is proven anew once a tick: with less it would
+	// run out each time, beside a server that lives.
+	minSenderTimeout = 3 * tick
 	// readBufferSize is how much one read(2) of the stream may bring. The
 	// buffer lies below TLS, where a record holds a single message.
 	readBufferSize = 256 << 10
@@ -158,12 +162,12 @@ func sessionSettings(version int, senderTimeout time.Duration) string {
 }
 
 // senderTimeout is what this session sets wal_sender_timeout to, given the
-// server's own: as small as that, and never off.
+// server's own: as small as that, within our bounds, and never off.
 func senderTimeout(server time.Duration) time.Duration {
-	if server <= 0 || server > maxSenderTimeout {
+	if server <= 0 {
 		return maxSenderTimeout
 	}
-	return server
+	return min(max(server, minSenderTimeout), maxSenderTimeout)
 }
 
 // connectError names why a connection could not be had or was lost. It goes by

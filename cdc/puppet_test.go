@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgproto3"
@@ -19,8 +20,9 @@ type puppet struct {
 	t *testing.T
 	// answer is given each statement. It returns the values of its only row,
 	// nil for none, or an SQLSTATE.
-	answer func(sql string) (row []any, sqlstate string)
-	left   atomic.Bool // a walsender connection was taken leave of: CopyDone
+	answer  func(sql string) (row []any, sqlstate string)
+	timeout time.Duration // of its walsenders; 0: 10 s
+	left    atomic.Bool   // a walsender connection was taken leave of: CopyDone
 }
 
 // pid is the server process of every connection to a puppet.

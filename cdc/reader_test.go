@@ -1,6 +1,7 @@
 package cdc
 
 import (
+	"cmp"
 	"context"
 	"strings"
 	"testing"
@@ -30,7 +31,7 @@ func leading(t *testing.T, holder int, sqlstate *string) *puppet {
 
 func (p *puppet) take(r *Reader) (*Stream, error) {
 	p.t.Helper()
-	return r.take(p.t.Context(), p.connect(), p.connect().PgConn(), server{version: 16_00_00}, nil, publication{}, 10*time.Second)
+	return r.take(p.t.Context(), p.connect(), p.connect().PgConn(), server{version: 16_00_00}, nil, publication{}, cmp.Or(p.timeout, 10*time.Second))
 }
 
 // Between START_REPLICATION and the look at the witness the slot may go to
@@ -107,6 +108,35 @@ func TestGuardGoesByHalfOfTimeout(t *testing.T) {
 		s.fail(&Error{Code: CodeLostLead})
 		wants(CodeLostLead)
 	})
+}
+
+// A server that gives up its clients soon, and answers each question after a
+// moment, leaves the right to publish where it is.
+func TestGuardLivesWithShortTimeout(t *testing.T) {
+	for _, server := range []time.Duration{time.Second, 2 * time.Second, 3 * time.Second} {
+		synctest.Test(t, func(t *testing.T) {
+			var writable string
+			p := leading(t, pid, &writable)
+			answer := p.answer
+			p.answer = func(sql string) ([]any, string) {
+				time.Sleep(100 * time.Millisecond)
+				return answer(sql)
+			}
+			p.timeout = senderTimeout(server)
+			s, err := p.take(newScripted(t, nil).r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer s.Close(context.Background())
+			s.handling.Store(true) // nothing runs it that could miss what the server says
+			for range 1000 {
+				time.Sleep(10 * time.Millisecond)
+				if err := s.Guard(); err != nil {
+					t.Fatalf("wal_sender_timeout %s, %s after the start: %v", server, time.Since(s.started), err)
+				}
+			}
+		})
+	}
 }
 
 // A newer timeline begins an epoch, in which LSNs and transaction ids beyond the

@@ -274,7 +274,7 @@ func TestSwitchPoint(t *testing.T) {
 
 func TestSenderTimeout(t *testing.T) {
 	for server, want := range map[time.Duration]time.Duration{
-		0: maxSenderTimeout, time.Minute: maxSenderTimeout, 5 * time.Second: 5 * time.Second, maxSenderTimeout: maxSenderTimeout,
+		0: maxSenderTimeout, time.Minute: maxSenderTimeout, 5 * time.Second: 5 * time.Second, maxSenderTimeout: maxSenderTimeout, time.Second: minSenderTimeout,
 	} {
 		if got := senderTimeout(server); got != want {
 			t.Errorf("server %s: %s, want %s", server, got, want)
