@@ -43,7 +43,7 @@ func (r *Reader) claim(ctx context.Context, sql *pgx.Conn, w *witness, st *slotS
 		return err
 	}
 	if r.last != nil && system.Timeline < r.last.timeline {
-		return formerPrimary(&r.cfg, r.last.timeline, system.Timeline)
+		return formerPrimary(&r.cfg, r.last, system.Timeline)
 	}
 	gap := w.gap
 	if system.Timeline != w.timeline {
@@ -102,9 +102,9 @@ func (w *witness) countedUnder(configHash string) {
 // says, and returns err. Another process has no memory of what was published: it
 // would go on, in the same epoch, with the same LSNs for other events.
 func (r *Reader) witnessed(ctx context.Context, sql *pgx.Conn, err error) error {
-	upTo := Position{Epoch: r.last.epoch, Commit: r.last.acked.confirm}
-	if failed := noteRestored(ctx, sql, &r.cfg, upTo.String()); failed != nil {
-		r.cfg.Logger.Warn("another process would not notice that the database was restored", "published", upTo.String(), "error", failed.Error())
+	upTo := r.last.upTo().String()
+	if failed := noteRestored(ctx, sql, &r.cfg, upTo); failed != nil {
+		r.cfg.Logger.Warn("another process would not notice that the database was restored", "published", upTo, "error", failed.Error())
 	}
 	return err
 }

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -200,7 +201,18 @@ func TestFormerPrimaryIsRefused(t *testing.T) {
 		_ = stream.Close(context.Background())
 		t.Fatal("a session opened on the former primary")
 	}
-	wantCode(t, err, cdc.CodeNotPrimary)
+	e := wantCode(t, err, cdc.CodeNotPrimary)
+	// The fix names what the server does not know: an epoch behind it was never
+	// published.
+	_, last, _ := strings.Cut(e.Fix, "--published ")
+	published, err := cdc.ParsePosition(last)
+	if err != nil {
+		t.Fatalf("fix %q: %v", e.Fix, err)
+	}
+	f.redial()
+	if gap, err := cdc.FindGap(t.Context(), f.cfg, published); err != nil || gap.Epoch != 3 || !gap.Complete {
+		t.Errorf("gap %+v, %v; want a complete one that begins epoch 3", gap, err)
+	}
 }
 
 // The witness is durable also where commits are not, by default.

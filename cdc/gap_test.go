@@ -148,6 +148,26 @@ func TestRestoreIsNoted(t *testing.T) {
 	f.session(f.reader()).close()
 }
 
+// Most backups have no slots. What the process knows of later epochs is noted all
+// the same, or the one that adopt begins would have been published before.
+func TestRestoreWithoutSlotIsNoted(t *testing.T) {
+	f := newFixture(t)
+	f.session(f.reader()).close()
+	f.exec("CREATE TABLE backup AS SELECT * FROM outboxd.witness")
+	f.exec("UPDATE outboxd.witness SET epoch = 7")
+	r := f.reader()
+	f.session(r).close()
+	f.exec("DELETE FROM outboxd.witness")
+	f.exec("INSERT INTO outboxd.witness SELECT * FROM backup")
+	f.free()
+	f.exec("SELECT pg_drop_replication_slot($1)", f.cfg.Slot)
+	_, err := r.Open(t.Context())
+	wantCode(t, err, cdc.CodeSlotMissing)
+	if gap := f.adopt(); gap.Epoch != 8 || !gap.NewSlot {
+		t.Errorf("gap %+v, want epoch 8", gap)
+	}
+}
+
 // What a broker has and the witness does not know shows a restore that no relay
 // lived through; what it does know shows nothing.
 func TestPublishedPositionShowsRestore(t *testing.T) {

@@ -250,6 +250,11 @@ func (r *Reader) look(ctx context.Context, sql *pgx.Conn, srv server, standsBy b
 		return nil, err
 	}
 	if err := checkSlot(&r.cfg, st, w); err != nil {
+		if slotGone(w, err) != nil && r.last != nil && w.epoch < r.last.epoch {
+			// A restored backup, as most without slots: adopt is to begin an epoch
+			// behind those that were published.
+			err = r.witnessed(ctx, sql, err)
+		}
 		return nil, r.leftover(standsBy, w, asError(err))
 	}
 	return w, dropBeyond(ctx, sql, &r.cfg, w)

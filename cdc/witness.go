@@ -152,12 +152,17 @@ func checkSystem(cfg *Config, w *witness, systemID string, timeline int32) error
 // formerPrimary says that the server was left behind by a failover that this
 // process has followed. Its witness was left behind too: only memory knows. It
 // may be up again for a moment, or where the name still leads; to wait for the
-// current primary is right, and to begin anew, without the memory, is not.
-func formerPrimary(cfg *Config, followed, timeline int32) *Error {
+// current primary is right, and to begin anew, without the memory, is not: who
+// wants that tells adopt what this process knows.
+func formerPrimary(cfg *Config, last *witness, timeline int32) *Error {
 	return &Error{Code: CodeNotPrimary,
-		Detail: fmt.Sprintf("the server is on timeline %d, and pipeline %s has published from timeline %d: it was the primary before the last failover, and takes writes again", timeline, cfg.Pipeline, followed),
-		Fix:    "stop that server, or make it a standby of the current primary. What was written to it since is not published"}
+		Detail: fmt.Sprintf("the server is on timeline %d, and pipeline %s has published from timeline %d: it was the primary before the last failover, and takes writes again", timeline, cfg.Pipeline, last.timeline),
+		Fix: fmt.Sprintf("stop that server, or make it a standby of the current primary. What was written to it since is not published. To go on with it for good: stop the relay, then outboxd adopt --pipeline %s --published %s",
+			cfg.Pipeline, last.upTo())}
 }
+
+// upTo is the position up to which the pipeline has published.
+func (w *witness) upTo() Position { return Position{Epoch: w.epoch, Commit: w.acked.confirm} }
 
 // checkMemory compares the row with what this process wrote last. Between the
 // two sessions another relay may have led; that raises the version. A lower
