@@ -215,6 +215,25 @@ func TestFormerPrimaryIsRefused(t *testing.T) {
 	}
 }
 
+// Where commits would wait for the relay as for a standby, it does not stream: a
+// commit would wait for the broker, and that of the witness for itself.
+func TestNoSessionWhereCommitsWaitForIt(t *testing.T) {
+	_, f := ownServer(t, nil)
+	r := f.led(1)
+	set := func(sql string, shows string) {
+		t.Helper()
+		f.exec(sql)
+		f.exec("SELECT pg_reload_conf()")
+		eventually(t, witnessLimit, "the setting is in force", func() bool { return f.value("SHOW synchronous_standby_names") == shows })
+	}
+	set("ALTER SYSTEM SET synchronous_standby_names = '*'", "*")
+	if e := f.refuses(cdc.CodeSyncStandby); !strings.Contains(e.Fix, "application_name") {
+		t.Errorf("fix %q", e.Fix)
+	}
+	set("ALTER SYSTEM RESET synchronous_standby_names", "")
+	f.session(r).close()
+}
+
 // The witness is durable also where commits are not, by default.
 func TestWitnessSurvivesCrashWithAsynchronousCommits(t *testing.T) {
 	server, f := ownServer(t, map[string]string{"synchronous_commit": "off", "wal_writer_delay": "10s"})

@@ -109,7 +109,7 @@ func (k *keeper) tick(ctx context.Context) *Error {
 		}
 		trouble = asError(err)
 		switch trouble.Code {
-		case CodeLostLead, CodePublication, CodePublicationGap, CodeColumns, CodePrivilege, CodeServerStopping, CodeRetainedWAL:
+		case CodeLostLead, CodePublication, CodePublicationGap, CodeColumns, CodePrivilege, CodeServerStopping, CodeRetainedWAL, CodeSyncStandby:
 			return trouble
 		}
 		if k.conn.IsClosed() {
@@ -265,6 +265,9 @@ func (k *keeper) inspect(ctx context.Context) error {
 		return nil
 	}
 	k.inspectedAt = time.Now()
+	if err := checkAsynchronous(ctx, k.conn, &k.s.r.cfg); err != nil {
+		return err
+	}
 	st, err := readSlotStats(ctx, k.conn, &k.s.r.cfg)
 	if err != nil {
 		return err

@@ -98,6 +98,8 @@ func busyKeeper(t *testing.T, refuses string) (*keeper, writes) {
 			return []any{true, true, true, "", "", []uint32{}, []string{}, "1.1:", false, 0}, ""
 		case strings.Contains(sql, "active_pid"):
 			return []any{pid}, ""
+		case strings.Contains(sql, "synchronous_standby_names"):
+			return []any{""}, ""
 		case strings.HasPrefix(sql, "UPDATE"):
 			attempts <- time.Since(started)
 			return nil, refuses
@@ -296,9 +298,12 @@ func TestPublicationIsInOrderForWhatWasAckedBefore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var k *keeper
 		p := &puppet{t: t, answer: func(sql string) ([]any, string) {
-			if strings.Contains(sql, "FROM pg_publication p") {
+			switch {
+			case strings.Contains(sql, "FROM pg_publication p"):
 				k.s.r.queue.mark(200)
 				return []any{true, true, true, "", "", []uint32{}, []string{}, "1.1:", false, 0}, ""
+			case strings.Contains(sql, "synchronous_standby_names"):
+				return []any{""}, ""
 			}
 			return slotFigures(), ""
 		}}

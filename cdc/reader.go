@@ -201,6 +201,9 @@ func (r *Reader) open(ctx context.Context, sql *pgx.Conn, standsBy bool) (*Strea
 	if err != nil {
 		return nil, err
 	}
+	if err := checkAsynchronous(ctx, sql, &r.cfg); err != nil {
+		return nil, err
+	}
 	// First look: fail early, without disturbing a leader and without holding
 	// the slot for a moment when an operator wants to mend it.
 	w, err := r.look(ctx, sql, srv, standsBy)

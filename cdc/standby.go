@@ -3,10 +3,44 @@ package cdc
 import (
 	"context"
 	"errors"
+	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 )
+
+// checkAsynchronous refuses to stream where commits would wait for that: the
+// server takes every walsender that synchronous_standby_names allows for a
+// standby. All commits would wait for the broker, and be safe on no standby; that
+// of the witness would wait for itself. The setting alone tells: what became of
+// it (pg_stat_replication) the relay's role may not see.
+func checkAsynchronous(ctx context.Context, conn *pgx.Conn, cfg *Config) error {
+	var names string
+	if err := conn.QueryRow(ctx, "SELECT current_setting('synchronous_standby_names')").Scan(&names); err != nil {
+		return queryError("read synchronous_standby_names", err)
+	}
+	if !namesStandby(names, cfg.applicationName()) {
+		return nil
+	}
+	return &Error{Code: CodeSyncStandby,
+		Detail: fmt.Sprintf("synchronous_standby_names is %q, which takes the relay for a standby: commits would wait for the broker", names),
+		Fix:    "as a superuser: ALTER SYSTEM SET synchronous_standby_names, with the application_name of each standby in place of *; then SELECT pg_reload_conf()"}
+}
+
+// namesStandby reports whether a value of synchronous_standby_names has a star,
+// or the application's name, which has a space and so is in quotes there.
+func namesStandby(names, application string) bool {
+	if strings.Contains(strings.ToLower(names), strings.ToLower(`"`+application+`"`)) {
+		return true
+	}
+	for _, name := range strings.FieldsFunc(names, func(c rune) bool { return strings.ContainsRune("(), \t\n", c) }) {
+		if strings.Trim(name, `"`) == "*" {
+			return true
+		}
+	}
+	return false
+}
 
 // standbyPatience is how long the server may wait for a standby, and send
 // nothing, before that is told.

@@ -135,6 +135,10 @@ func sourceFault(err *cdc.Error, worked bool) Fault {
 		if worked {
 			f.Class = RetryLate
 		}
+	case cdc.CodeSyncStandby:
+		// Others change the setting, some of them when a standby fails: nobody
+		// restarts a relay for that.
+		f.Class = RetryLate
 	case cdc.CodePrivilege:
 		f.Exit = ExitPermission
 	case cdc.CodeMalformedStream:

@@ -30,6 +30,7 @@ var codes = map[cdc.Code]struct {
 	cdc.CodeWitness:         {Retry, Retry, 69},
 	cdc.CodeRetainedWAL:     {Retry, Retry, 69},
 	cdc.CodeSlotActive:      {Standby, Standby, 69},
+	cdc.CodeSyncStandby:     {RetryLate, RetryLate, 78},
 	cdc.CodeAuth:            {Fatal, RetryLate, 77},
 	cdc.CodeNotPrimary:      {Fatal, RetryLate, 78},
 	cdc.CodePrivilege:       {Fatal, Fatal, 77},
