@@ -54,6 +54,9 @@ type frame struct {
 // In protocol 2 the messages inside a streamed block carry a transaction id
 // behind the type byte; nothing else about them differs.
 type decoder struct {
+	// table has the OID of the pipeline's table and its name today. The stream
+	// calls it as it was called when a row was written.
+	table     Relation
 	relations map[uint32]*Relation
 	row       []Value
 }
@@ -126,6 +129,9 @@ func (d *decoder) define(c *cursor) *Relation {
 		Schema:          string(c.cstring("relation schema")),
 		Name:            string(c.cstring("relation name")),
 		ReplicaIdentity: c.byte("replica identity"),
+	}
+	if r.OID != 0 && r.OID == d.table.OID {
+		r.Schema, r.Name = d.table.Schema, d.table.Name
 	}
 	// A column takes at least 10 bytes, which bounds what a wrong count can
 	// make us allocate.

@@ -95,7 +95,7 @@ func busyKeeper(t *testing.T, refuses string) (*keeper, writes) {
 	p := &puppet{t: t, answer: func(sql string) ([]any, string) {
 		switch {
 		case strings.Contains(sql, "FROM pg_publication p"):
-			return []any{true, true, true, "", "", []uint32{}, []string{}, "1.1:", false, 0}, ""
+			return []any{true, true, true, "", "", []uint32{}, []string{}, "1.1:", 0, 0}, ""
 		case strings.Contains(sql, "active_pid"):
 			return []any{pid}, ""
 		case strings.Contains(sql, "synchronous_standby_names"):
@@ -301,7 +301,7 @@ func TestPublicationIsInOrderForWhatWasAckedBefore(t *testing.T) {
 			switch {
 			case strings.Contains(sql, "FROM pg_publication p"):
 				k.s.r.queue.mark(200)
-				return []any{true, true, true, "", "", []uint32{}, []string{}, "1.1:", false, 0}, ""
+				return []any{true, true, true, "", "", []uint32{}, []string{}, "1.1:", 0, 0}, ""
 			case strings.Contains(sql, "synchronous_standby_names"):
 				return []any{""}, ""
 			}

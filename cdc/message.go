@@ -54,7 +54,8 @@ func NewMessage(m Message, next func() (Delivery, bool)) *Message {
 	return &m
 }
 
-// Relation describes a published table as the stream last did.
+// Relation describes a published table as the stream last did, but for the name
+// of Config.Table, which is the one given there.
 // A Relation never changes: a changed table gets another one.
 type Relation struct {
 	OID             uint32

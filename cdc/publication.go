@@ -17,6 +17,8 @@ type publication struct {
 	fingerprint string
 	// binary: every published column has a type that we read in binary form.
 	binary bool
+	// table is the OID of cfg.Table, 0 without one.
+	table uint32
 	// age is that of the transaction that made it or altered it last.
 	age int64
 }
@@ -25,14 +27,13 @@ type publication struct {
 // a table it only has to exist.
 func inspectPublication(ctx context.Context, conn *pgx.Conn, version int, cfg *Config) (publication, error) {
 	var (
-		p             publication
-		insert, root  bool
-		covered       bool
-		filter        string
-		kind          string
-		types         []uint32
-		columns       []string
-		relationFound bool
+		p            publication
+		insert, root bool
+		covered      bool
+		filter       string
+		kind         string
+		types        []uint32
+		columns      []string
 	)
 	rows, err := conn.Query(ctx, publicationSQL(version), cfg.Publication, cfg.Table)
 	if err != nil {
@@ -41,7 +42,7 @@ func inspectPublication(ctx context.Context, conn *pgx.Conn, version int, cfg *C
 	found := false
 	for rows.Next() {
 		found = true
-		if err := rows.Scan(&insert, &root, &covered, &filter, &kind, &types, &columns, &p.fingerprint, &relationFound, &p.age); err != nil {
+		if err := rows.Scan(&insert, &root, &covered, &filter, &kind, &types, &columns, &p.fingerprint, &p.table, &p.age); err != nil {
 			rows.Close()
 			return p, queryError("read the publication", err)
 		}
@@ -58,7 +59,7 @@ func inspectPublication(ctx context.Context, conn *pgx.Conn, version int, cfg *C
 			Fix: "if it was dropped: " + createPublication(cfg) + "; a publication must be older than its slot. " + newSlotFix(cfg)}
 	case cfg.Table == "":
 		return p, nil
-	case !relationFound:
+	case p.table == 0:
 		return p, &Error{Code: CodePublicationGap, Detail: fmt.Sprintf("table %s does not exist", cfg.Table),
 			Fix: "check --table; outboxd setup creates a missing outbox table"}
 	case !covered:
@@ -108,7 +109,7 @@ func publicationSQL(version int) string {
 		p.oid || '.' || p.xmin || ':' || coalesce((SELECT string_agg(r.oid || '.' || r.xmin, ',' ORDER BY r.oid)
 			FROM pg_publication_rel r WHERE r.prpubid = p.oid AND (r.prrelid = rel.oid
 				OR r.prrelid IN (SELECT relid FROM pg_partition_ancestors(rel.oid) a(relid)))), '') || ':' || `, schemas, `,
-		rel.oid IS NOT NULL, age(p.xmin)
+		coalesce(rel.oid, 0::oid), age(p.xmin)
 		FROM pg_publication p LEFT JOIN pg_class rel ON rel.oid = to_regclass(quote_ident(split_part($2, '.', 1)) || '.' || quote_ident(split_part($2, '.', 2)))
 		WHERE p.pubname = $1`}, "")
 }

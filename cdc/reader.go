@@ -51,6 +51,13 @@ func (c *Config) quotedTable() string {
 	return pgx.Identifier(strings.SplitN(c.Table, ".", 2)).Sanitize()
 }
 
+// relation is Table, which has that OID; of a Relation no more than what it is
+// known by.
+func (c *Config) relation(oid uint32) Relation {
+	schema, name, _ := strings.Cut(c.Table, ".")
+	return Relation{OID: oid, Schema: schema, Name: name}
+}
+
 func (c *Config) applicationName() string { return "outboxd " + c.Pipeline }
 
 // Reader follows one slot, session after session. Open and the stream it
@@ -314,7 +321,11 @@ func (r *Reader) take(ctx context.Context, sql *pgx.Conn, repl *pgconn.PgConn, s
 		return nil, err
 	}
 	r.last = w
-	return newStream(r, sql, repl, srv.version, w, timeout, held)
+	s, err := newStream(r, sql, repl, srv.version, w, timeout, held)
+	if err == nil {
+		s.decoder.table = r.cfg.relation(pub.table)
+	}
+	return s, err
 }
 
 // startStream asks for the stream from wherever the slot stands.

@@ -446,3 +446,35 @@ func TestIdleSlotFollowsBusyServer(t *testing.T) {
 	}
 	t.Error("the server never was idle")
 }
+
+// The stream calls a table as it was called when the row was written. It is the
+// pipeline's all the same: what was written before it got its name, or after it
+// lost it, is no row of somebody else's.
+func TestTableIsKnownByAnyName(t *testing.T) {
+	f := newFixture(t)
+	f.exec("INSERT INTO outbox VALUES (1)")
+	f.exec("ALTER TABLE outbox RENAME TO events")
+	f.exec("CREATE TABLE outbox (id int)")
+	f.exec("ALTER PUBLICATION " + f.cfg.Publication + " ADD TABLE outbox")
+	f.cfg.Table = "public.events"
+	stream, err := f.reader().Open(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stream.Close(context.Background())
+	f.exec("CREATE SCHEMA elsewhere")
+	f.exec("ALTER TABLE events SET SCHEMA elsewhere")
+	f.exec("INSERT INTO elsewhere.events VALUES (2)")
+	f.exec("INSERT INTO outbox VALUES (3)")
+	var names []string
+	err = stream.Run(t.Context(), func(_ context.Context, m *cdc.Message) error {
+		names = append(names, m.Relation.Schema+"."+m.Relation.Name)
+		if len(names) == 3 {
+			return errStopped
+		}
+		return nil
+	})
+	if got, want := strings.Join(names, " "), "public.events public.events public.outbox"; err != errStopped || got != want {
+		t.Errorf("rows of %s, %v; want %s", got, err, want)
+	}
+}
