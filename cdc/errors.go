@@ -20,6 +20,7 @@ const (
 	CodeLostLead       Code = "lost_lead"            // another relay took over while this one was stalled
 	CodeWitness        Code = "witness_unwritable"   // the witness could not be written for longer than wal_sender_timeout
 	CodeRetainedWAL    Code = "retained_wal"         // the slot keeps more than MaxRetainedWAL: it is let go of, to be dropped
+	CodeColumnTypes    Code = "column_types"         // a column's type has no binary format that is read here: the next session reads text
 	CodeSyncStandby    Code = "synchronous_standby"  // commits would wait for the relay, as for a standby
 
 	// To be retried while running, fatal at start.

@@ -64,6 +64,15 @@ type Relation struct {
 	Columns         []Column
 }
 
+// types are those of the columns.
+func (r *Relation) types() []uint32 {
+	types := make([]uint32, len(r.Columns))
+	for i := range r.Columns {
+		types[i] = r.Columns[i].Type
+	}
+	return types
+}
+
 // Column is one published column.
 type Column struct {
 	Name string

@@ -70,6 +70,8 @@ type Reader struct {
 	queue *queue
 	// last is the witness as this process wrote it last, nil before that.
 	last *witness
+	// textOnly: rows came that cannot be read in binary format, and may come again.
+	textOnly bool
 	// beyond: the slot kept more WAL than it may when it was last measured, and
 	// the log knows. The keeper's.
 	beyond bool
@@ -221,6 +223,7 @@ func (r *Reader) open(ctx context.Context, sql *pgx.Conn, standsBy bool) (*Strea
 	if err != nil {
 		return nil, err
 	}
+	pub.binary = pub.binary && !r.textOnly
 	timeout := senderTimeout(srv.senderTimeout)
 	repl, err := connectReplication(ctx, &r.cfg, srv.version, timeout)
 	if err != nil {
@@ -323,7 +326,7 @@ func (r *Reader) take(ctx context.Context, sql *pgx.Conn, repl *pgconn.PgConn, s
 	r.last = w
 	s, err := newStream(r, sql, repl, srv.version, w, timeout, held)
 	if err == nil {
-		s.decoder.table = r.cfg.relation(pub.table)
+		s.decoder.table, s.binary = r.cfg.relation(pub.table), pub.binary
 	}
 	return s, err
 }

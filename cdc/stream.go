@@ -25,6 +25,7 @@ type Stream struct {
 	pid      int // of the walsender
 	version  int
 	epoch    uint16
+	binary   bool          // values come in binary format
 	gap      string        // see Gap
 	timeout  time.Duration // wal_sender_timeout of this session
 
@@ -245,10 +246,23 @@ func (s *Stream) handle(ctx context.Context, f *frame, h Handler) error {
 			return nil
 		}
 		return s.deliver(ctx, Message{Kind: Logical, Prefix: f.prefix, Content: f.content}, h)
+	case 'R':
+		return s.readable(f.relation)
 	case 'I':
 		return s.deliver(ctx, Message{Kind: Insert, Relation: f.relation, Row: f.row}, h)
 	}
 	return nil
+}
+
+// readable ends a session in binary format before rows of the pipeline's table
+// come whose types are read as text only. The stream describes the table as it was
+// when they were written: today's types, by which the session chose, may be others.
+func (s *Stream) readable(rel *Relation) error {
+	if rel == nil || !s.binary || rel.Schema+"."+rel.Name != s.r.cfg.Table || BinarySafe(rel.types()) {
+		return nil
+	}
+	s.r.textOnly = true
+	return &Error{Code: CodeColumnTypes, Detail: fmt.Sprintf("the types of the columns of table %s have changed, or were others when its rows were written: the next session reads them as text", s.r.cfg.Table)}
 }
 
 // deliver hands one message of the open transaction to h.

@@ -119,7 +119,7 @@ func brokerConfigFault(err *publisher.ConfigError, worked bool) Fault {
 func sourceFault(err *cdc.Error, worked bool) Fault {
 	f := Fault{Class: Fatal, Code: string(err.Code), Exit: ExitConfig, Fix: err.Fix}
 	switch err.Code {
-	case cdc.CodeUnreachable, cdc.CodeServerStopping, cdc.CodeLostLead, cdc.CodeWitness, cdc.CodeRetainedWAL:
+	case cdc.CodeUnreachable, cdc.CodeServerStopping, cdc.CodeLostLead, cdc.CodeWitness, cdc.CodeRetainedWAL, cdc.CodeColumnTypes:
 		f.Class, f.Exit = Retry, ExitUnavailable
 	case cdc.CodeSlotActive:
 		f.Class, f.Exit = Standby, ExitUnavailable

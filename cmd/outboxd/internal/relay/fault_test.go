@@ -29,6 +29,7 @@ var codes = map[cdc.Code]struct {
 	cdc.CodeLostLead:        {Retry, Retry, 69},
 	cdc.CodeWitness:         {Retry, Retry, 69},
 	cdc.CodeRetainedWAL:     {Retry, Retry, 69},
+	cdc.CodeColumnTypes:     {Retry, Retry, 69},
 	cdc.CodeSlotActive:      {Standby, Standby, 69},
 	cdc.CodeSyncStandby:     {RetryLate, RetryLate, 78},
 	cdc.CodeAuth:            {Fatal, RetryLate, 77},
