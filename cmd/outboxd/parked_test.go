@@ -21,7 +21,10 @@ func TestParkedCommands(t *testing.T) {
 	b := run(t, db, path, "--pipeline", "p")
 	eventually(t, "5 parked events", func() bool {
 		_, body := b.get("/metrics")
-		return strings.Contains(body, `outboxd_parked_events{pipeline="p"} 5`) && strings.Contains(body, `outboxd_parked_keys{pipeline="p"} 2`)
+		return strings.Contains(body, `outboxd_parked_events{pipeline="p"} 5`) && strings.Contains(body, `outboxd_parked_keys{pipeline="p"} 2`) &&
+			// These count what is written, and not what is about to be.
+			strings.Contains(body, `outboxd_events_parked_total{pipeline="p",reason="missing_field"} 2`) &&
+			strings.Contains(body, `outboxd_events_parked_total{pipeline="p",reason="behind"} 3`)
 	})
 	parked := func(command string, args ...string) result {
 		return call(t, nil, append(append(append([]string{"parked"}, strings.Fields(command)...), "--database", db, "--pipeline", "p"), args...)...)

@@ -152,8 +152,8 @@ func (l *Lot) each(ctx context.Context, into []any, f func() error, query string
 }
 
 // fence is the CTE that every write joins: it has a row, with the position up
-// to which everything is published and the cluster that it is one of, only while the pipeline's witness is held
-// by $2.
+// to which everything is published and the cluster that it is one of, only while
+// the pipeline's witness is held by $2.
 const fence = `leader AS MATERIALIZED (
 	SELECT ` + published + ` AS published, w.system_id FROM outboxd.witness w WHERE w.pipeline = $1 AND w.holder = $2 FOR SHARE)`
 
