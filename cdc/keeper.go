@@ -224,14 +224,14 @@ func (k *keeper) write(ctx context.Context, g progress, now time.Time) error {
 	if w.floor == k.floor.xmin {
 		k.floor = floor{}
 	}
-	k.writtenAt, k.dueSince = now, time.Time{}
+	k.writtenAt = now
 	k.written(&w)
 	return nil
 }
 
 // written takes note of a witness that is durable.
 func (k *keeper) written(w *witness) {
-	k.witness = *w
+	k.witness, k.dueSince = *w, time.Time{}
 	k.s.r.last = w
 	k.s.durable.Store(uint64(w.acked.confirm))
 	k.s.poke()

@@ -281,6 +281,10 @@ func TestLostAnswerIsLookedUp(t *testing.T) {
 			t.Fatal(err)
 		}
 		closeSQL(conn)
+		k.dueSince = time.Now().Add(-time.Hour)
+		if err := k.query(func(context.Context) error { return nil }); err != nil || k.dueSince.IsZero() != signed {
+			t.Errorf("our own update %v: %v, a witness is due since %s", signed, err, k.dueSince)
+		}
 		err := k.query(func(ctx context.Context) error { return k.write(ctx, progress{confirm: 200}, time.Now()) })
 		t.Cleanup(func() { closeSQL(k.conn) })
 		if signed && (err != nil || s.durable.Load() != 200) {
