@@ -3,6 +3,7 @@ package relay_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -301,6 +302,26 @@ func TestForeignTable(t *testing.T) {
 		if b.logged.count("table=public.customers") != 1 {
 			t.Errorf("log:\n%s", b.logged)
 		}
+		if err := b.finish(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestColumnsOfWhatIsPublished: a row that comes again and was published before is
+// passed over, also if its columns had other names then.
+func TestColumnsOfWhatIsPublished(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		b := newBench(t)
+		before := *outboxTable
+		before.Columns = slices.Clone(outboxTable.Columns)
+		before.Columns[4].Name = "body"
+		b.slot.commit(message{ids: []string{event(0)}, Message: cdc.Message{Kind: cdc.Insert, Relation: &before, Row: row(event(0), "2", "3", "4", "5")}})
+		b.slot.forget()
+		b.slot.insert(event(1), "one")
+		b.start()
+		settle(time.Second)
+		b.expect("stored", b.stored(), event(1))
 		if err := b.finish(); err != nil {
 			t.Error(err)
 		}

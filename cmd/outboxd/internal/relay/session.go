@@ -218,16 +218,16 @@ func (s *session) forget() {
 
 func (s *session) handleRow(ctx context.Context, m *cdc.Message) error {
 	p, err := s.planOf(m.Relation)
-	if err != nil {
-		return err
-	}
-	if p == nil {
+	if p == nil && err == nil {
 		s.relay.Metrics.Ignored()
 		return nil
 	}
 	delivery, wanted := m.Next()
 	if !wanted {
-		return nil
+		return nil // whatever its columns were called
+	}
+	if err != nil {
+		return err
 	}
 	s.event, s.raw = record.Event{}, false
 	s.scratch, err = p.event(m.Row, &s.event, s.scratch)
