@@ -26,8 +26,11 @@ var errRelease = errors.New("parked events are released with a new session")
 // more of them.
 // The turn is the caller's.
 func (p *parker) round(reading context.Context) (pause time.Duration, err error) {
-	if p.events.Load() == 0 || reading.Err() != nil {
-		p.fresh = false
+	if reading.Err() != nil {
+		return markInterval, nil
+	}
+	if p.events.Load() == 0 {
+		p.unmarked()
 		return markInterval, nil
 	}
 	began := time.Now()
@@ -45,8 +48,7 @@ func (p *parker) round(reading context.Context) (pause time.Duration, err error)
 	case len(marks.Retries) == 0 && len(p.s.relay.aside) > 0:
 		p.s.relay.aside = nil // it is their turn
 	case len(marks.Retries) == 0:
-		p.fresh = false
-		p.s.state.unmarked()
+		p.unmarked()
 	case began.Before(p.s.relay.releaseAt):
 		return markInterval, nil
 	case !p.fresh && slices.ContainsFunc(marks.Retries, refusedOnce):
@@ -59,6 +61,13 @@ func (p *parker) round(reading context.Context) (pause time.Duration, err error)
 		return time.Since(began) / 4, err
 	}
 	return markInterval, err
+}
+
+// unmarked takes note that nobody wants anything to be released. The turn is the
+// caller's.
+func (p *parker) unmarked() {
+	p.fresh, p.s.relay.aside = false, nil
+	p.s.state.unmarked()
 }
 
 // refusedOnce says that an event has a reason of its own.

@@ -293,6 +293,26 @@ func TestReleaseIsTakenBack(t *testing.T) {
 	})
 }
 
+// TestReleaseIsTakenBackMeanwhile: nobody wants it any more when the next
+// session begins, and nothing else is parked.
+func TestReleaseIsTakenBackMeanwhile(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		b, y, _ := parkedKey(t)
+		b.broker.Script = func(r *publisher.Record) publishertest.Answer {
+			if r.ID == event(0) {
+				y.mark(parked.Discard)
+				return publishertest.Answer{Err: &publisher.HeldError{Reason: "missing_topic", Target: "gone"}}
+			}
+			return publishertest.Answer{}
+		}
+		y.mark(parked.Retry)
+		settle(10 * time.Second)
+		b.expect("parked", y.parked(), "")
+		b.expectFlowing()
+		_ = b.finish()
+	})
+}
+
 // TestReleaseIsDrained: a stop in the middle of a release settles what the
 // broker took.
 func TestReleaseIsDrained(t *testing.T) {
