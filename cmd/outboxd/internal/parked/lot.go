@@ -47,8 +47,10 @@ type Contents struct {
 	Bytes  int64
 	// Domains are those that have a parked event, with the position of the first.
 	Domains map[Domain]cdc.Position
-	// Repeated are the ids, by position, of the parked events that the witness
-	// is not past: the server may send them again.
+	// Repeated are the ids, by position, of the events that were parked and that
+	// the witness is not past: the server may send them again. Of discarded ones
+	// there are some when the configuration was changed: a transaction that was
+	// acked in part is published whole then.
 	Repeated map[cdc.Position]string
 }
 
@@ -120,8 +122,8 @@ func (l *Lot) load(ctx context.Context) (*Contents, error) {
 	c := &Contents{Domains: map[Domain]cdc.Position{}, Repeated: map[cdc.Position]string{}}
 	err := l.conn.QueryRow(ctx, `SELECT count(*), coalesce(sum(size), 0)::bigint FROM outboxd.parked
 		WHERE pipeline = $1 AND state <> 'discarded'`, l.pipeline).Scan(&c.Events, &c.Bytes)
-	if err != nil || c.Events == 0 {
-		return c, err
+	if err != nil {
+		return nil, err
 	}
 	var domain, id []byte
 	var position string
@@ -137,7 +139,7 @@ func (l *Lot) load(ctx context.Context) (*Contents, error) {
 		c.Repeated[p] = string(id)
 		return err
 	}, `SELECT position, id FROM outboxd.parked p JOIN outboxd.witness w USING (pipeline)
-		WHERE p.pipeline = $1 AND p.state <> 'discarded' AND p.position >= `+published, l.pipeline)
+		WHERE p.pipeline = $1 AND p.position >= `+published, l.pipeline)
 	return c, err
 }
 

@@ -451,6 +451,23 @@ func TestDiscard(t *testing.T) {
 	expect(t, "contents", [3]int{contents.Events, len(contents.Domains), len(contents.Repeated)}, [3]int{})
 }
 
+// TestDiscardedComesAgain: under another configuration a transaction that was
+// acked in part is published whole. What was discarded of it is known still.
+func TestDiscardedComesAgain(t *testing.T) {
+	y := newYard(t)
+	lot, _ := y.open()
+	e := event(at(0x1000, 0), "a", "too_large")
+	park(t, lot, e)
+	y.exec("UPDATE outboxd.witness SET acked_commit = '0/1000', acked_events = 1")
+	if _, err := y.desk().Mark(t.Context(), parked.Selection{All: true}, parked.Discard, "a test order"); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, "discarded", marked(t, lot).Discarded.Events, 1)
+	y.exec("UPDATE outboxd.witness SET acked_commit = '0/0', acked_events = 0")
+	_, contents := y.open()
+	expect(t, "contents", *contents, parked.Contents{Domains: map[parked.Domain]cdc.Position{}, Repeated: map[cdc.Position]string{e.Position: string(e.ID)}})
+}
+
 // TestDiscardsAreForgotten: the record of what was discarded is bounded, and
 // keeps what was marked last.
 func TestDiscardsAreForgotten(t *testing.T) {

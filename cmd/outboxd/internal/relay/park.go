@@ -157,7 +157,7 @@ func (p *parker) leave() { <-p.turn }
 func (p *parker) take(ctx context.Context, delivery cdc.Delivery, r *publisher.Record, bad error) (bool, error) {
 	p.passed = delivery.Position
 	if id, known := p.repeated[delivery.Position]; known && id == string(p.s.event.ID) {
-		// It was parked before a crash, and the server sends it again.
+		// It was parked, or discarded, before the server sends it again.
 		p.s.relay.Source.Ack(delivery.Token)
 		p.s.state.acked(delivery.Position)
 		return true, nil
