@@ -99,10 +99,20 @@ func TestMark(t *testing.T) {
 	})
 	t.Run("another mind", func(t *testing.T) {
 		y.exec("UPDATE outboxd.parked SET state = 'discard'")
+		if _, err := desk.Mark(t.Context(), parked.Selection{IDs: []string{at(0x20, 0).String()}}, parked.Retry, ""); err != nil {
+			t.Fatal(err)
+		}
+		expect(t, "rows", y.states(), "discard retry discard discard discard")
+	})
+	t.Run("key of a discard", func(t *testing.T) {
+		y.exec("UPDATE outboxd.parked SET state = CASE WHEN position = $1 THEN 'discard' ELSE 'parked' END", at(0x10, 0).String())
 		if _, err := desk.Mark(t.Context(), parked.Selection{Key: &key}, parked.Retry, ""); err != nil {
 			t.Fatal(err)
 		}
-		expect(t, "rows", y.states(), "retry retry discard retry discard")
+		expect(t, "rows", y.states(), "discard retry parked retry parked")
+		y.exec("UPDATE outboxd.parked SET state = 'discard'")
+		_, err := desk.Mark(t.Context(), parked.Selection{Key: &key}, parked.Retry, "")
+		expectCode(t, err, parked.CodeNoMatch, "3 events are marked discard", "by id")
 	})
 	t.Run("two destinations", func(t *testing.T) {
 		y.exec("UPDATE outboxd.parked SET destination = 'second', domain = 'x' WHERE position = $1", at(0x40, 0).String())
