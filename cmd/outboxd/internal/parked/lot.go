@@ -2,11 +2,13 @@ package parked
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/outboxd/outboxd/cdc"
 )
@@ -106,10 +108,12 @@ func (l *Lot) follow(ctx context.Context) error {
 		AND left(p.position, 5) < (SELECT left(published, 5) FROM leader) AND substr(p.position, 6) >= (SELECT substr(published, 6) FROM leader)
 		AND NOT EXISTS (SELECT FROM outboxd.parked o WHERE o.pipeline = p.pipeline AND o.position > p.position AND substr(o.position, 6) = substr(p.position, 6))`
 	var leads bool
-	err := l.conn.QueryRow(ctx, `WITH `+fence+`, `+locked(open, "")+`, moved AS (
-		UPDATE outboxd.parked p SET position = left(leader.published, 5) || substr(p.position, 6) FROM leader, locked
-		WHERE p.pipeline = $1 AND p.position = locked.position)
-		SELECT EXISTS (SELECT FROM leader)`, l.pipeline, l.holder).Scan(&leads)
+	err := patiently(ctx, func() error {
+		return l.conn.QueryRow(ctx, `WITH `+fence+`, `+locked(open, "")+`, moved AS (
+			UPDATE outboxd.parked p SET position = left(leader.published, 5) || substr(p.position, 6) FROM leader, locked
+			WHERE p.pipeline = $1 AND p.position = locked.position)
+			SELECT EXISTS (SELECT FROM leader)`, l.pipeline, l.holder).Scan(&leads)
+	})
 	if err == nil && !leads {
 		return l.lostLead()
 	}
@@ -167,6 +171,20 @@ func locked(where, limit string) string {
 	return `locked AS MATERIALIZED (SELECT p.position FROM outboxd.parked p WHERE ` + where + ` ORDER BY p.position ` + limit + ` FOR UPDATE)`
 }
 
+// patiently runs a statement again while others hold a row that it locks: a mark
+// of everything takes seconds, and so does a commit of the witness that waits for
+// a standby. With each attempt, which the connection's lock_timeout ends, the row
+// of the witness is free for a moment.
+func patiently(ctx context.Context, statement func() error) error {
+	for {
+		err := statement()
+		var pgErr *pgconn.PgError
+		if !errors.As(err, &pgErr) || pgErr.Code != "55P03" || ctx.Err() != nil {
+			return err
+		}
+	}
+}
+
 // Park makes rows of events and returns once they are durable. What is parked
 // behind an event that is marked for a retry is marked so as well.
 func (l *Lot) Park(ctx context.Context, events []Event) error {
@@ -175,19 +193,21 @@ func (l *Lot) Park(ctx context.Context, events []Event) error {
 	c := newColumns(events)
 	var leads bool
 	var written int
-	err := l.conn.QueryRow(ctx, `WITH `+fence+`, written AS (
-		INSERT INTO outboxd.parked (pipeline, position, domain, destination, id, aggregatetype, aggregateid, type, payload, headers,
-			payload_kind, created_at, commit_time, size, reason, detail, behind, system_id, state)
-		SELECT $1, e.*, leader.system_id, CASE WHEN e.behind THEN coalesce((
-			SELECT nullif(p.state, 'discard') FROM outboxd.parked p WHERE p.pipeline = $1 AND p.domain = e.domain AND p.state <> 'discarded'
-			ORDER BY p.position DESC LIMIT 1), 'parked') ELSE 'parked' END
-		FROM leader CROSS JOIN unnest($3::text[], $4::bytea[], $5::text[], $6::bytea[], $7::bytea[], $8::bytea[], $9::bytea[],
-			$10::bytea[], $11::bytea[], $12::text[], $13::timestamptz[], $14::timestamptz[], $15::bigint[], $16::text[], $17::text[], $18::boolean[])
-			AS e (position, domain, destination, id, aggregatetype, aggregateid, type, payload, headers, payload_kind, created_at, commit_time, size, reason, detail, behind)
-		ON CONFLICT DO NOTHING RETURNING 1)
-		SELECT EXISTS (SELECT FROM leader), (SELECT count(*) FROM written)`, binary,
-		l.pipeline, l.holder, c.position, c.domain, c.destination, c.id, c.aggregateType, c.aggregateID, c.kind, c.payload, c.headers,
-		c.payloadKind, c.created, c.commit, c.size, c.reason, c.detail, c.behind).Scan(&leads, &written)
+	err := patiently(ctx, func() error {
+		return l.conn.QueryRow(ctx, `WITH `+fence+`, written AS (
+			INSERT INTO outboxd.parked (pipeline, position, domain, destination, id, aggregatetype, aggregateid, type, payload, headers,
+				payload_kind, created_at, commit_time, size, reason, detail, behind, system_id, state)
+			SELECT $1, e.*, leader.system_id, CASE WHEN e.behind THEN coalesce((
+				SELECT nullif(p.state, 'discard') FROM outboxd.parked p WHERE p.pipeline = $1 AND p.domain = e.domain AND p.state <> 'discarded'
+				ORDER BY p.position DESC LIMIT 1), 'parked') ELSE 'parked' END
+			FROM leader CROSS JOIN unnest($3::text[], $4::bytea[], $5::text[], $6::bytea[], $7::bytea[], $8::bytea[], $9::bytea[],
+				$10::bytea[], $11::bytea[], $12::text[], $13::timestamptz[], $14::timestamptz[], $15::bigint[], $16::text[], $17::text[], $18::boolean[])
+				AS e (position, domain, destination, id, aggregatetype, aggregateid, type, payload, headers, payload_kind, created_at, commit_time, size, reason, detail, behind)
+			ON CONFLICT DO NOTHING RETURNING 1)
+			SELECT EXISTS (SELECT FROM leader), (SELECT count(*) FROM written)`, binary,
+			l.pipeline, l.holder, c.position, c.domain, c.destination, c.id, c.aggregateType, c.aggregateID, c.kind, c.payload, c.headers,
+			c.payloadKind, c.created, c.commit, c.size, c.reason, c.detail, c.behind).Scan(&leads, &written)
+	})
 	switch {
 	case err != nil:
 		return named("park events", err)

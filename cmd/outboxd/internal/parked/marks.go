@@ -145,11 +145,13 @@ func (l *Lot) Settle(ctx context.Context, published []cdc.Position, refused []Re
 func (l *Lot) refuse(ctx context.Context, positions, reasons, details []string) error {
 	var leads bool
 	marked := `EXISTS (SELECT FROM leader) AND p.pipeline = $1 AND p.position = ANY ($3::text[]) AND p.state = 'retry'`
-	err := l.conn.QueryRow(ctx, `WITH `+fence+`, `+locked(marked, "")+`, refused AS (
-		UPDATE outboxd.parked p SET state = 'parked', attempts = attempts + 1, behind = false, reason = r.reason, detail = r.detail
-		FROM locked JOIN unnest($3::text[], $4::text[], $5::text[]) r (position, reason, detail) USING (position)
-		WHERE p.pipeline = $1 AND p.position = locked.position)
-		SELECT EXISTS (SELECT FROM leader)`, l.pipeline, l.holder, positions, reasons, details).Scan(&leads)
+	err := patiently(ctx, func() error {
+		return l.conn.QueryRow(ctx, `WITH `+fence+`, `+locked(marked, "")+`, refused AS (
+			UPDATE outboxd.parked p SET state = 'parked', attempts = attempts + 1, behind = false, reason = r.reason, detail = r.detail
+			FROM locked JOIN unnest($3::text[], $4::text[], $5::text[]) r (position, reason, detail) USING (position)
+			WHERE p.pipeline = $1 AND p.position = locked.position)
+			SELECT EXISTS (SELECT FROM leader)`, l.pipeline, l.holder, positions, reasons, details).Scan(&leads)
+	})
 	if err == nil && !leads {
 		return l.lostLead()
 	}
@@ -182,7 +184,7 @@ func (l *Lot) change(ctx context.Context, before, statement string, args ...any)
 	domains := map[Domain]bool{}
 	var domain []byte
 	var size *int64
-	err = l.each(ctx, []any{&leads, &domain, &size}, func() error {
+	note := func() error {
 		if size == nil {
 			return nil
 		}
@@ -192,9 +194,12 @@ func (l *Lot) change(ctx context.Context, before, statement string, args ...any)
 			domains[Domain(domain)] = true
 		}
 		return nil
-	}, `WITH `+fence+`, `+before+`, changed AS (`+statement+` RETURNING p.domain, p.size)
-		SELECT EXISTS (SELECT FROM leader), changed.domain, changed.size FROM (SELECT) always LEFT JOIN changed ON true`,
-		append([]any{l.pipeline, l.holder}, args...)...)
+	}
+	err = patiently(ctx, func() error {
+		return l.each(ctx, []any{&leads, &domain, &size}, note, `WITH `+fence+`, `+before+`, changed AS (`+statement+` RETURNING p.domain, p.size)
+			SELECT EXISTS (SELECT FROM leader), changed.domain, changed.size FROM (SELECT) always LEFT JOIN changed ON true`,
+			append([]any{l.pipeline, l.holder}, args...)...)
+	})
 	switch {
 	case err != nil:
 		return c, err

@@ -625,6 +625,67 @@ func TestOneLockOrder(t *testing.T) {
 	}
 }
 
+// TestLeaderIsPatient: marking all of a full lot takes seconds, and so may a
+// commit of the witness that waits for a standby. The leader waits for the row,
+// longer than the connection's lock_timeout: what it has published it would
+// otherwise publish again.
+func TestLeaderIsPatient(t *testing.T) {
+	y := newYard(t)
+	published, refused, discarded, another := event(at(0x10, 0), "a", "too_large"), event(at(0x20, 0), "b", "too_large"), event(at(0x30, 0), "c", "too_large"), event(at(0x40, 0), "d", "too_large")
+	first, _ := y.open()
+	park(t, first, published, refused, discarded)
+	y.exec("UPDATE outboxd.parked SET state = CASE WHEN aggregateid = 'c' THEN 'discard' ELSE 'retry' END")
+	var writes []func() error
+	for _, write := range []func(*parked.Lot) error{
+		func(lot *parked.Lot) error { return lot.Park(t.Context(), []parked.Event{another}) },
+		func(lot *parked.Lot) error {
+			_, err := lot.Marked(t.Context(), cdc.Position{}, nil)
+			return err
+		},
+		func(lot *parked.Lot) error {
+			_, err := lot.Settle(t.Context(), []cdc.Position{published.Position}, nil)
+			return err
+		},
+		func(lot *parked.Lot) error {
+			_, err := lot.Settle(t.Context(), nil, []parked.Refusal{{Position: refused.Position, Reason: "too_large"}})
+			return err
+		},
+	} {
+		lot, _ := y.open()
+		writes = append(writes, func() error { return write(lot) })
+	}
+	writes = append(writes, func() error {
+		lot, _, err := y.store.Open(t.Context())
+		if err == nil {
+			lot.Close()
+		}
+		return err
+	})
+	holder, err := y.dial().Begin(t.Context())
+	if err == nil {
+		_, err = holder.Exec(t.Context(), "SELECT FROM outboxd.witness FOR UPDATE")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	written := make(chan error, len(writes))
+	for _, write := range writes {
+		go func() { written <- write() }()
+	}
+	select {
+	case err := <-written:
+		t.Fatalf("the row was not waited for: %v", err)
+	case <-time.After(1500 * time.Millisecond):
+	}
+	_ = holder.Rollback(t.Context())
+	for range writes {
+		if err := <-written; err != nil {
+			t.Error(err)
+		}
+	}
+	expect(t, "rows", y.states(), "parked discarded parked")
+}
+
 // whileLocked holds the row at p, and looks when change waits for it.
 func (y *yard) whileLocked(p cdc.Position, change func() error, look func()) {
 	y.t.Helper()
