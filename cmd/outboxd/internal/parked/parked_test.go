@@ -625,6 +625,29 @@ func TestOneLockOrder(t *testing.T) {
 	}
 }
 
+// TestWitnessMovesMeanwhile: the row of the witness, which each write shares a
+// lock on, is written once a second. That is no reason to fail, also where the
+// database's transactions are repeatable reads by default.
+func TestWitnessMovesMeanwhile(t *testing.T) {
+	y := newYard(t)
+	y.exec("ALTER DATABASE " + pgx.Identifier{y.Config().Database}.Sanitize() + " SET default_transaction_isolation = 'repeatable read'")
+	lot, _ := y.open()
+	keeper, err := y.dial().Begin(t.Context())
+	if err == nil {
+		_, err = keeper.Exec(t.Context(), "UPDATE outboxd.witness SET acked_lsn = '0/2000'")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	written := make(chan error, 1)
+	go func() { written <- lot.Park(t.Context(), []parked.Event{event(at(0x10, 0), "a", "too_large")}) }()
+	y.awaitLock(written)
+	if err := errors.Join(keeper.Commit(t.Context()), <-written); err != nil {
+		t.Error(err)
+	}
+	expect(t, "rows", y.states(), "parked")
+}
+
 // TestLeaderIsPatient: marking all of a full lot takes seconds, and so may a
 // commit of the witness that waits for a standby. The leader waits for the row,
 // longer than the connection's lock_timeout: what it has published it would
@@ -699,18 +722,25 @@ func (y *yard) whileLocked(p cdc.Position, change func() error, look func()) {
 	}
 	changed := make(chan error, 1)
 	go func() { changed <- change() }()
-	for waits := false; !waits; {
-		if len(changed) > 0 {
-			y.t.Fatalf("the row was not waited for: %v", <-changed)
-		}
-		err := y.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')").Scan(&waits)
-		if err != nil {
-			y.t.Fatal(err)
-		}
-	}
+	y.awaitLock(changed)
 	look()
 	_ = holder.Rollback(ctx)
 	if err := <-changed; err != nil {
 		y.t.Error(err)
+	}
+}
+
+// awaitLock returns when somebody waits for a lock. It is an error if what should
+// wait ends before.
+func (y *yard) awaitLock(ended <-chan error) {
+	y.t.Helper()
+	for waits := false; !waits; {
+		if len(ended) > 0 {
+			y.t.Fatalf("no lock was waited for: %v", <-ended)
+		}
+		err := y.QueryRow(y.t.Context(), "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')").Scan(&waits)
+		if err != nil {
+			y.t.Fatal(err)
+		}
 	}
 }
