@@ -94,7 +94,7 @@ func (d *Desk) checkSelection(ctx context.Context, sel Selection, as State) erro
 		found[position] = true
 		found[string(id)] = true
 		if as == Retry && problem == nil {
-			problem = refuse(cmp.Or(string(id), position), raw, string(head))
+			problem = d.refuse(cmp.Or(string(id), position), raw, string(head))
 		}
 		return nil
 	})
@@ -110,10 +110,10 @@ func (d *Desk) checkSelection(ctx context.Context, sel Selection, as State) erro
 }
 
 // refuse says why the event of that name cannot be retried.
-func refuse(name string, raw bool, head string) error {
+func (d *Desk) refuse(name string, raw bool, head string) error {
 	switch {
 	case raw:
-		return &cdc.Error{Code: CodeNoMatch, Detail: fmt.Sprintf("event %s could not be decoded: there is nothing to publish", name), Fix: "outboxd parked discard " + name}
+		return &cdc.Error{Code: CodeNoMatch, Detail: fmt.Sprintf("event %s could not be decoded: there is nothing to publish", name), Fix: fmt.Sprintf("outboxd parked discard --pipeline %s --note … %s", d.pipeline, name)}
 	case head != "":
 		return &cdc.Error{Code: CodeNotHead, Detail: fmt.Sprintf("event %s waits behind event %s of the same key", name, head),
 			Fix: fmt.Sprintf("retry or discard %s first, or retry the whole key with --key", head)}
@@ -124,7 +124,7 @@ func refuse(name string, raw bool, head string) error {
 // checkKey finds a key that is parked at several destinations. Routing keys of
 // one exchange are one: the domain tells.
 func (d *Desk) checkKey(ctx context.Context, key string) error {
-	rows, err := d.conn.Query(ctx, `SELECT min(destination) FROM outboxd.parked
+	rows, err := d.conn.Query(ctx, `SELECT max(destination) FROM outboxd.parked
 		WHERE pipeline = $1 AND aggregateid = $2::bytea AND state <> 'discarded'
 		GROUP BY coalesce(domain, convert_to(destination, 'UTF8')) ORDER BY 1`, d.pipeline, []byte(key))
 	if err != nil {
@@ -132,7 +132,7 @@ func (d *Desk) checkKey(ctx context.Context, key string) error {
 	}
 	destinations, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	if err == nil && len(destinations) > 1 {
-		return &cdc.Error{Code: CodeAmbiguous, Detail: fmt.Sprintf("aggregate id %q is parked at several destinations: %q", key, destinations), Fix: "name one with --destination"}
+		return &cdc.Error{Code: CodeAmbiguous, Detail: fmt.Sprintf("aggregate id %q is parked at several destinations: %q", key, destinations), Fix: "name one with --destination, or the events by id"}
 	}
 	return err
 }

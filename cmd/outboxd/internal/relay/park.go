@@ -222,9 +222,13 @@ func (p *parker) event(r *publisher.Record, bad error) parked.Event {
 	for _, field := range [...]*[]byte{&e.ID, &e.AggregateType, &e.AggregateID, &e.Type, &e.Payload, &e.Headers} {
 		*field = bytes.Clone(*field)
 	}
+	destination := ""
 	if r != nil {
-		e.Destination = strings.Clone(r.Topic) // the arena would be kept
+		destination = r.Topic
+	} else if !e.Raw {
+		destination, _ = p.s.relay.Format.DomainOf(&p.s.event, &p.s.arena)
 	}
+	e.Destination = strings.Clone(destination) // the arena would be kept
 	if bad != nil {
 		e.Reason, e.Detail = poisonText(bad)
 	}
