@@ -54,6 +54,8 @@ type Contents struct {
 	// there are some when the configuration was changed: a transaction that was
 	// acked in part is published whole then.
 	Repeated map[cdc.Position]string
+	// MarkedAt is when the last mark for a retry was made, zero if there is none.
+	MarkedAt time.Time
 }
 
 // Lot is the connection of the pipeline's leader to its parked events. Its
@@ -124,10 +126,14 @@ func (l *Lot) load(ctx context.Context) (*Contents, error) {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
 	c := &Contents{Domains: map[Domain]cdc.Position{}, Repeated: map[cdc.Position]string{}}
-	err := l.conn.QueryRow(ctx, `SELECT count(*), coalesce(sum(size), 0)::bigint FROM outboxd.parked
-		WHERE pipeline = $1 AND state <> 'discarded'`, l.pipeline).Scan(&c.Events, &c.Bytes)
+	markedAt := &c.MarkedAt
+	err := l.conn.QueryRow(ctx, `SELECT count(*), coalesce(sum(size), 0)::bigint, max(marked_at) FILTER (WHERE state = 'retry') FROM outboxd.parked
+		WHERE pipeline = $1 AND state <> 'discarded'`, l.pipeline).Scan(&c.Events, &c.Bytes, &markedAt)
 	if err != nil {
 		return nil, err
+	}
+	if markedAt != nil {
+		c.MarkedAt = *markedAt
 	}
 	var domain, id []byte
 	var position string

@@ -59,7 +59,7 @@ func (l *Lot) marked(ctx context.Context, passed cdc.Position, aside []string) (
 		return m, err
 	}
 	rows, err := l.conn.Query(ctx, `
-		SELECT position, domain, destination, id, aggregatetype, aggregateid, type, payload, headers, payload_kind, created_at, commit_time, reason
+		SELECT position, domain, destination, id, aggregatetype, aggregateid, type, payload, headers, payload_kind, created_at, commit_time, reason, marked_at
 		FROM outboxd.parked JOIN (
 			SELECT position, sum(size) OVER (ORDER BY position) - size AS before FROM outboxd.parked p JOIN outboxd.witness w USING (pipeline)
 			WHERE p.pipeline = $1 AND p.state = 'retry' AND (p.position < `+published+` OR p.behind AND p.position <= $4)
@@ -95,13 +95,16 @@ func scanEvent(row pgx.CollectableRow) (Event, error) {
 	var e Event
 	var position, kind string
 	var domain []byte
-	created := &e.Time
-	err := row.Scan(&position, &domain, &e.Destination, &e.ID, &e.AggregateType, &e.AggregateID, &e.Type, &e.Payload, &e.Headers, &kind, &created, &e.CommitTime, &e.Reason)
+	created, marked := &e.Time, &e.MarkedAt
+	err := row.Scan(&position, &domain, &e.Destination, &e.ID, &e.AggregateType, &e.AggregateID, &e.Type, &e.Payload, &e.Headers, &kind, &created, &e.CommitTime, &e.Reason, &marked)
 	if err != nil {
 		return e, err
 	}
 	if created != nil {
 		e.Time = *created
+	}
+	if marked != nil {
+		e.MarkedAt = *marked
 	}
 	if domain != nil {
 		e.Domain = Domain(domain)

@@ -204,13 +204,17 @@ func TestOpen(t *testing.T) {
 	park(t, lot, old, earlier, inside, outside, unkeyed)
 	y.exec("UPDATE outboxd.parked SET system_id = 'another' WHERE position LIKE '0001.%'")
 	y.exec("UPDATE outboxd.witness SET acked_commit = '0/2000', acked_events = 2")
+	y.exec("UPDATE outboxd.parked SET state = 'retry', marked_at = '2026-11-25T10:00:01Z' WHERE aggregateid = 'a'")
+	y.exec("UPDATE outboxd.parked SET marked_at = '2026-11-25T10:00:02Z' WHERE aggregateid = 'b'")
 	y.exec("INSERT INTO outboxd.parked SELECT 'other', position, domain, destination, id, aggregatetype, aggregateid, type, payload, headers, payload_kind, created_at, commit_time, size, reason FROM outboxd.parked")
 	_, contents = y.open()
+	contents.MarkedAt = contents.MarkedAt.UTC()
 	bytes := int64(old.Size() + earlier.Size() + inside.Size() + outside.Size() + unkeyed.Size())
 	expect(t, "contents", *contents, parked.Contents{
 		Events: 5, Bytes: bytes,
 		Domains:  map[parked.Domain]cdc.Position{old.Domain: earlier.Position, inside.Domain: inside.Position},
 		Repeated: map[cdc.Position]string{outside.Position: string(outside.ID), unkeyed.Position: string(unkeyed.ID)},
+		MarkedAt: time.Date(2026, 11, 25, 10, 0, 1, 0, time.UTC),
 	})
 }
 

@@ -90,7 +90,7 @@ type parker struct {
 	domains  map[parked.Domain]cdc.Position // that have a parked event, with the first
 	repeated map[cdc.Position]string        // parked before this session, by position: ids
 	passed   cdc.Position                   // of the last event that came
-	fresh    bool                           // nothing but releases since the session began
+	markedAt time.Time                      // of the last mark that there was when the session began
 	scratch  []byte
 
 	mu        sync.Mutex
@@ -112,7 +112,7 @@ func newParker(ctx context.Context, s *session) (*parker, error) {
 		maxEvents: int64(cmp.Or(config.MaxEvents, DefaultMaxParkedEvents)), maxBytes: cmp.Or(config.MaxBytes, DefaultMaxParkedBytes),
 		turn: make(chan struct{}, 1), wake: make(chan struct{}, 1), room: make(chan struct{}, 1),
 		closed: make(chan struct{}), finished: make(chan struct{}),
-		domains: contents.Domains, repeated: contents.Repeated, fresh: true,
+		domains: contents.Domains, repeated: contents.Repeated, markedAt: contents.MarkedAt,
 	}
 	p.ctx, p.abort = context.WithCancel(context.Background())
 	p.count(contents.Events, contents.Bytes)

@@ -51,7 +51,7 @@ func (p *parker) round(reading context.Context) (pause time.Duration, err error)
 		p.unmarked()
 	case began.Before(p.s.relay.releaseAt):
 		return markInterval, nil
-	case !p.fresh && slices.ContainsFunc(marks.Retries, refusedOnce):
+	case slices.ContainsFunc(marks.Retries, p.needsNewPublisher):
 		p.s.cancel(errRelease)
 		return markInterval, nil
 	default:
@@ -66,12 +66,15 @@ func (p *parker) round(reading context.Context) (pause time.Duration, err error)
 // unmarked takes note that nobody wants anything to be released. The turn is the
 // caller's.
 func (p *parker) unmarked() {
-	p.fresh, p.s.relay.aside = false, nil
+	p.s.relay.aside = nil
 	p.s.state.unmarked()
 }
 
-// refusedOnce says that an event has a reason of its own.
-func refusedOnce(e parked.Event) bool { return e.Reason != parked.Behind }
+// needsNewPublisher says that an event was refused, and was marked after the
+// publisher had been opened: the limit may have been raised in between.
+func (p *parker) needsNewPublisher(e parked.Event) bool {
+	return e.Reason != parked.Behind && e.MarkedAt.After(p.markedAt)
+}
 
 // remove takes note of what is not parked any more.
 func (p *parker) remove(c parked.Change) {
