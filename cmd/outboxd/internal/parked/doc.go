@@ -36,5 +36,7 @@
 //     the leader puts it aside, and what is behind it (TestRetriesForOthersFirst).
 //   - Whoever changes several rows locks them in the order of their positions
 //     first, so that no two wait for each other (TestOneLockOrder).
+//   - What is text for people in a row, the database takes in every encoding: a
+//     row that it refuses would stop the pipeline for ever (TestEncodings).
 //   - Of what was discarded the last 100,000 rows stay (TestDiscardsAreForgotten).
 package parked

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -196,7 +198,7 @@ func patiently(ctx context.Context, statement func() error) error {
 func (l *Lot) Park(ctx context.Context, events []Event) error {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
-	c := newColumns(events)
+	c := l.columns(events)
 	var leads bool
 	var written int
 	err := patiently(ctx, func() error {
@@ -240,13 +242,13 @@ type columns struct {
 	behind                                                         []bool
 }
 
-func newColumns(events []Event) *columns {
+func (l *Lot) columns(events []Event) *columns {
 	c := &columns{}
 	for i := range events {
 		e := &events[i]
 		c.position = append(c.position, e.Position.String())
 		c.domain = append(c.domain, domainColumn(e.Domain))
-		c.destination = append(c.destination, clean(e.Destination))
+		c.destination = append(c.destination, l.clean(e.Destination))
 		c.id = append(c.id, e.ID)
 		c.aggregateType = append(c.aggregateType, e.AggregateType)
 		c.aggregateID = append(c.aggregateID, e.AggregateID)
@@ -257,8 +259,8 @@ func newColumns(events []Event) *columns {
 		c.created = append(c.created, timeColumn(e.Time))
 		c.commit = append(c.commit, &e.CommitTime)
 		c.size = append(c.size, int64(e.Size()))
-		c.reason = append(c.reason, clean(e.Reason))
-		c.detail = append(c.detail, clean(e.Detail))
+		c.reason = append(c.reason, l.clean(e.Reason))
+		c.detail = append(c.detail, l.clean(e.Detail))
 		c.behind = append(c.behind, e.Reason == Behind)
 	}
 	return c
@@ -278,11 +280,30 @@ func timeColumn(t time.Time) *time.Time {
 	return &t
 }
 
-// clean makes of s, which may hold bytes of an event, a text that every
-// database takes.
-func clean(s string) string {
+// clean makes of s, which may hold bytes of an event, a text that the database
+// takes. One whose encoding is not UTF-8 may lack any character but those of ASCII.
+func (l *Lot) clean(s string) string {
 	if len(s) > maxDetailBytes {
 		s = s[:maxDetailBytes]
 	}
-	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
+	s = strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
+	for _, of := range []string{"server_encoding", "client_encoding"} {
+		if l.conn.PgConn().ParameterStatus(of) != "UTF8" {
+			return ascii(s)
+		}
+	}
+	return s
+}
+
+// ascii writes the other characters of s as Go does: \u65e5.
+func ascii(s string) string {
+	var b strings.Builder
+	for _, r := range s {
+		if r < utf8.RuneSelf {
+			b.WriteRune(r)
+		} else {
+			b.WriteString(strings.Trim(strconv.QuoteRuneToASCII(r), "'"))
+		}
+	}
+	return b.String()
 }

@@ -132,7 +132,7 @@ func (l *Lot) Settle(ctx context.Context, published []cdc.Position, refused []Re
 	}
 	positions, reasons, details := make([]string, len(refused)), make([]string, len(refused)), make([]string, len(refused))
 	for i, r := range refused {
-		positions[i], reasons[i], details[i] = r.Position.String(), clean(r.Reason), clean(r.Detail)
+		positions[i], reasons[i], details[i] = r.Position.String(), l.clean(r.Reason), l.clean(r.Detail)
 	}
 	change, err := l.change(ctx, heirs+", "+locked(settled, "")+", "+inherited, `
 		DELETE FROM outboxd.parked p USING locked WHERE p.pipeline = $1 AND p.position = ANY ($3::text[]) AND p.position = locked.position`, gone, maxRetries)

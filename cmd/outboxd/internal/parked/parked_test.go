@@ -6,6 +6,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"net/url"
 	"reflect"
 	"runtime"
 	"strings"
@@ -34,7 +35,32 @@ type yard struct {
 
 func newYard(t *testing.T) *yard {
 	t.Helper()
-	url := devtest.Database(t)
+	return newYardAt(t, devtest.Database(t))
+}
+
+// newYardIn is a yard in a database of an encoding.
+func newYardIn(t *testing.T, encoding string) *yard {
+	t.Helper()
+	base, err := url.Parse(devtest.Database(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err := pgx.Connect(t.Context(), base.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = server.Close(context.Background()) })
+	name := devtest.Name(t)
+	if _, err := server.Exec(t.Context(), "CREATE DATABASE "+name+" TEMPLATE template0 LOCALE 'C' ENCODING '"+encoding+"'"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _, _ = server.Exec(context.Background(), "DROP DATABASE "+name+" WITH (FORCE)") })
+	base.Path = "/" + name
+	return newYardAt(t, base.String())
+}
+
+func newYardAt(t *testing.T, url string) *yard {
+	t.Helper()
 	db, err := sql.Open("pgx", url)
 	if err != nil {
 		t.Fatal(err)
@@ -188,6 +214,32 @@ func TestRoundTrip(t *testing.T) {
 		want.Detail = "" // not needed to publish
 		got[i].CommitTime, got[i].Time = got[i].CommitTime.UTC(), got[i].Time.UTC()
 		expect(t, "event", got[i], want)
+	}
+}
+
+// TestEncodings: what is known of an event for people is text, and its characters
+// need not be those of the database.
+func TestEncodings(t *testing.T) {
+	const text = "type \u65e5\u672c \U0001f600 \xff"
+	for _, encoding := range []string{"UTF8", "EUC_JP"} {
+		t.Run(encoding, func(t *testing.T) {
+			y := newYardIn(t, encoding)
+			lot, _ := y.open()
+			e := event(at(0x10, 0), "\u65e5", "too_large")
+			e.Destination, e.Detail = text, strings.Repeat(text, 100)
+			park(t, lot, e)
+			y.exec("UPDATE outboxd.parked SET state = 'retry'")
+			got := marked(t, lot).Retries[0]
+			want := `type \u65e5\u672c \U0001f600 \ufffd`
+			if encoding == "UTF8" {
+				want = "type \u65e5\u672c \U0001f600 \uFFFD"
+			}
+			expect(t, "destination", got.Destination, want)
+			expect(t, "aggregate id", string(got.AggregateID), "\u65e5")
+			if _, err := lot.Settle(t.Context(), nil, []parked.Refusal{{Position: e.Position, Reason: "too_large", Detail: text}}); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }
 
