@@ -16,9 +16,10 @@ import (
 )
 
 const (
-	// writeTimeout bounds a statement, which may move an event of any size or
-	// mark everything that is parked.
+	// writeTimeout bounds a statement, which may mark everything that is parked,
+	// beside the time that its events take on the slowest line, in bytes a second.
 	writeTimeout = 60 * time.Second
+	slowestLine  = 8 << 10
 
 	// Bounds of one look for marked rows: the rows that are read at once, their
 	// bytes (one larger row passes alone), and the rows discarded at once.
@@ -179,6 +180,15 @@ func locked(where, limit string) string {
 	return `locked AS MATERIALIZED (SELECT p.position FROM outboxd.parked p WHERE ` + where + ` ORDER BY p.position ` + limit + ` FOR UPDATE)`
 }
 
+// moving bounds a statement that moves events of these sizes.
+func moving(ctx context.Context, sizes []int64) (context.Context, context.CancelFunc) {
+	timeout := writeTimeout
+	for _, n := range sizes {
+		timeout += time.Duration(n) * time.Second / slowestLine
+	}
+	return context.WithTimeout(ctx, timeout)
+}
+
 // patiently runs a statement again while others hold a row that it locks: a mark
 // of everything takes seconds, and so does a commit of the witness that waits for
 // a standby. With each attempt, which the connection's lock_timeout ends, the row
@@ -196,9 +206,9 @@ func patiently(ctx context.Context, statement func() error) error {
 // Park makes rows of events and returns once they are durable. What is parked
 // behind an event that is marked for a retry is marked so as well.
 func (l *Lot) Park(ctx context.Context, events []Event) error {
-	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
-	defer cancel()
 	c := l.columns(events)
+	ctx, cancel := moving(ctx, c.size)
+	defer cancel()
 	var leads bool
 	var written int
 	err := patiently(ctx, func() error {

@@ -32,22 +32,27 @@ type Change struct {
 // for a target in aside, and none that is behind one of those. Everything up to
 // passed has been handed over in this session. Nothing may be parked between
 // this and the next Settle, or a domain could be freed that has a row.
-func (l *Lot) Marked(ctx context.Context, passed cdc.Position, aside []string) (Marks, error) {
-	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
-	defer cancel()
-	var m Marks
-	var any bool
-	err := l.conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM outboxd.parked WHERE pipeline = $1 AND state IN ('retry', 'discard'))`, l.pipeline).Scan(&any)
-	if err == nil && any {
-		m, err = l.marked(ctx, passed, aside)
+func (l *Lot) Marked(ctx context.Context, passed cdc.Position, aside []string) (m Marks, err error) {
+	positions, sizes, err := l.marked(ctx, &m, passed, aside)
+	if err == nil && len(positions) > 0 {
+		m.Retries, err = l.retries(ctx, positions, sizes)
 	}
 	if err != nil {
 		return Marks{}, named("look for marked events", err)
 	}
+	m.More = m.Discarded.Events == maxDiscards || len(m.Retries) > 0
 	return m, nil
 }
 
-func (l *Lot) marked(ctx context.Context, passed cdc.Position, aside []string) (m Marks, err error) {
+// marked discards what is marked for it, and finds what is to be published.
+func (l *Lot) marked(ctx context.Context, m *Marks, passed cdc.Position, aside []string) (positions []string, sizes []int64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
+	var some bool
+	err = l.conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM outboxd.parked WHERE pipeline = $1 AND state IN ('retry', 'discard'))`, l.pipeline).Scan(&some)
+	if err != nil || !some {
+		return nil, nil, err
+	}
 	ripe := `p.pipeline = $1 AND p.state = 'discard' AND p.position < (SELECT published FROM leader)`
 	m.Discarded, err = l.change(ctx, locked(ripe, "LIMIT $3"), `
 		UPDATE outboxd.parked p SET state = 'discarded', payload = NULL, headers = NULL FROM locked
@@ -56,24 +61,36 @@ func (l *Lot) marked(ctx context.Context, passed cdc.Position, aside []string) (
 		err = l.forget(ctx)
 	}
 	if err != nil {
-		return m, err
+		return nil, nil, err
 	}
-	rows, err := l.conn.Query(ctx, `
-		SELECT position, domain, destination, id, aggregatetype, aggregateid, type, payload, headers, payload_kind, created_at, commit_time, reason, marked_at
-		FROM outboxd.parked JOIN (
-			SELECT position, sum(size) OVER (ORDER BY position) - size AS before FROM outboxd.parked p JOIN outboxd.witness w USING (pipeline)
+	var position string
+	var size int64
+	err = l.each(ctx, []any{&position, &size}, func() error {
+		positions, sizes = append(positions, position), append(sizes, size)
+		return nil
+	}, `SELECT position, size FROM (
+			SELECT position, size, sum(size) OVER (ORDER BY position) - size AS before FROM outboxd.parked p JOIN outboxd.witness w USING (pipeline)
 			WHERE p.pipeline = $1 AND p.state = 'retry' AND (p.position < `+published+` OR p.behind AND p.position <= $4)
 			AND `+target("p")+` <> ALL ($5::text[]) AND NOT EXISTS (
 				SELECT FROM outboxd.parked e WHERE e.pipeline = p.pipeline AND e.domain = p.domain AND e.position < p.position
 				AND (e.state IN ('parked', 'discard') OR NOT e.behind AND e.position >= `+published+` OR `+target("e")+` = ANY ($5::text[])))
-			ORDER BY position LIMIT $2) head USING (position)
-		WHERE pipeline = $1 AND before < $3 ORDER BY position`, binary, l.pipeline, maxRetries, maxRetryBytes, passed.String(), append([]string{}, aside...)) // not NULL
+			ORDER BY position LIMIT $2) head
+		WHERE before < $3 ORDER BY position`, l.pipeline, maxRetries, maxRetryBytes, passed.String(), append([]string{}, aside...)) // not NULL
+	return positions, sizes, err
+}
+
+// retries returns the events at positions. A mark that one got meanwhile comes too
+// late: what is behind it must not be published before it.
+func (l *Lot) retries(ctx context.Context, positions []string, sizes []int64) ([]Event, error) {
+	ctx, cancel := moving(ctx, sizes)
+	defer cancel()
+	rows, err := l.conn.Query(ctx, `
+		SELECT position, domain, destination, id, aggregatetype, aggregateid, type, payload, headers, payload_kind, created_at, commit_time, reason, marked_at
+		FROM outboxd.parked WHERE pipeline = $1 AND position = ANY ($2::text[]) ORDER BY position`, binary, l.pipeline, positions)
 	if err != nil {
-		return m, err
+		return nil, err
 	}
-	m.Retries, err = pgx.CollectRows(rows, scanEvent)
-	m.More = m.Discarded.Events == maxDiscards || len(m.Retries) > 0
-	return m, err
+	return pgx.CollectRows(rows, scanEvent)
 }
 
 // target is Event.Target of a row.
