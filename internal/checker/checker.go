@@ -178,6 +178,7 @@ func (s *Sample) parked(id string) bool {
 // was never stored is lost, and counted there.
 func (v *Verdict) premature(delivered []Delivered, samples []Sample) {
 	first := make(map[string]bool, len(delivered))
+	reached := newReached(samples)
 	for _, d := range delivered {
 		if d.Log == "" || first[d.ID] {
 			continue
@@ -188,6 +189,9 @@ func (v *Verdict) premature(delivered []Delivered, samples []Sample) {
 		}
 		_, commit, _ := strings.Cut(d.Position, ".")
 		commit, _, _ = strings.Cut(commit, ".")
+		if d.Offset < reached.leastBeyond(commit, d.Log) {
+			continue
+		}
 		for _, s := range samples {
 			if commit < s.Confirmed && d.Offset >= s.Ends[d.Log] && !s.parked(d.ID) {
 				v.Premature++

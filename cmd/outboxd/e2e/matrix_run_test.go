@@ -296,7 +296,11 @@ func (f *faultRun) watchMemory() {
 			}
 			f.mu.Lock()
 			for _, r := range f.relays {
-				f.rss = max(f.rss, peakRSS(r.cmd.Process.Pid))
+				select {
+				case <-r.exited: // its number may be another process's by now
+				default:
+					f.rss = max(f.rss, peakRSS(r.cmd.Process.Pid))
+				}
 			}
 			f.mu.Unlock()
 		}

@@ -277,12 +277,19 @@ func (r *relay) term() int {
 
 func (r *relay) wait(limit time.Duration) int {
 	r.t.Helper()
+	if !r.ends(limit) {
+		r.t.Fatalf("the relay still runs after %s\n%s", limit, r.logged())
+	}
+	return r.cmd.ProcessState.ExitCode()
+}
+
+// ends says whether the relay ends within the limit.
+func (r *relay) ends(limit time.Duration) bool {
 	select {
 	case <-r.exited:
-		return r.cmd.ProcessState.ExitCode()
+		return true
 	case <-time.After(limit):
-		r.t.Fatalf("the relay still runs after %s\n%s", limit, r.logged())
-		return -1
+		return false
 	}
 }
 

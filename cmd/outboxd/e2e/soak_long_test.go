@@ -51,6 +51,9 @@ type soaking struct {
 	*faultRun
 	broker node
 	rng    *rand.Rand
+
+	living *relay
+	lived  int // faults, so far
 }
 
 // plagues are what can happen to a relay of a broker whose restart repeats so
@@ -86,10 +89,6 @@ func plagues(restart int) []plague {
 	}
 }
 
-// warmUp is how many faults come before memory, goroutines and descriptors are
-// compared with: until then caches fill.
-const warmUp = 20
-
 func soak(t *testing.T, broker node, end matrixEnd, list []plague) {
 	length, err := time.ParseDuration(os.Getenv("OUTBOXD_SOAK"))
 	if err != nil {
@@ -98,13 +97,13 @@ func soak(t *testing.T, broker node, end matrixEnd, list []plague) {
 	seed := uint64(number(t, "OUTBOXD_SEED", 1))
 	t.Logf("%s, seed %d", length, seed)
 	f := &faultRun{t: t, stopLoad: func() {}, end: end}
-	s := &soaking{f, broker, rand.New(rand.NewPCG(seed, seed))}
+	s := &soaking{faultRun: f, broker: broker, rng: rand.New(rand.NewPCG(seed, seed))}
 	f.load = workload.Options{Seed: seed, Writers: 4, Keys: 20, MaxEvents: 50, Emit: 20, Pause: 40 * time.Millisecond}
 	f.begin(s.arrange)
 	defer func() { f.stopLoad() }()
 	var (
 		faults, repeats int
-		early, late     load
+		used            usage
 	)
 	f.end.watch(f.site, func() {
 		for over := time.Now().Add(length); time.Now().Before(over); faults++ {
@@ -114,11 +113,7 @@ func soak(t *testing.T, broker node, end matrixEnd, list []plague) {
 			f.healed()
 			repeats += p.repeats
 			t.Logf("%4d %s: over after %s", faults, p.name, time.Since(began).Round(time.Millisecond))
-			if faults < warmUp {
-				early = early.max(loadOf(f.relay))
-			} else {
-				late = late.max(loadOf(f.relay))
-			}
+			s.note(&used)
 			<-time.After(time.Duration(s.rng.IntN(2000)) * time.Millisecond)
 		}
 	})
@@ -131,8 +126,9 @@ func soak(t *testing.T, broker node, end matrixEnd, list []plague) {
 	if f.peak() > maxRSS {
 		t.Errorf("peak RSS %d MiB, %d allowed", f.peak()>>20, maxRSS>>20)
 	}
-	if faults > warmUp {
-		late.compare(t, early)
+	t.Log(&used)
+	if used.grows() {
+		t.Error("what a relay uses grows with the faults that it lives through")
 	}
 }
 
@@ -191,22 +187,12 @@ func (s *soaking) lose(o outage) {
 	s.without(o, func() { s.while(8 * time.Second) }, s.broker)
 }
 
-// load is what a relay uses.
-type load struct{ memory, goroutines, descriptors float64 }
-
-func loadOf(r *relay) load {
-	return load{r.metric("go_memstats_heap_inuse_bytes"), r.metric("go_goroutines"), r.metric("process_open_fds")}
-}
-
-func (l load) max(o load) load {
-	return load{max(l.memory, o.memory), max(l.goroutines, o.goroutines), max(l.descriptors, o.descriptors)}
-}
-
-// compare fails when more is used than once was, by more than chance.
-func (l load) compare(t *testing.T, early load) {
-	t.Helper()
-	t.Logf("heap, goroutines, descriptors: at first %v, then %v", early, l)
-	if l.memory > early.memory*1.5+16<<20 || l.goroutines > early.goroutines+20 || l.descriptors > early.descriptors+20 {
-		t.Error("what the relay uses grows")
+// note adds what the relay uses after a fault.
+func (s *soaking) note(u *usage) {
+	r := s.relay
+	if r != s.living {
+		s.living, s.lived = r, 0
 	}
+	s.lived++
+	u.add(s.lived, load{r.metric("go_memstats_heap_inuse_bytes"), r.metric("go_goroutines"), r.metric("process_open_fds")})
 }
