@@ -15,9 +15,9 @@ import (
 // markInterval is how often marks are looked for.
 const markInterval = time.Second
 
-// errRelease ends a session, in good order, for the sake of the next, which begins
-// with the release of what was refused: a publisher may go by limits of the broker
-// that it has read when it was opened.
+// errRelease ends a session for the sake of the next, which begins with the
+// release of what was refused: a publisher may go by limits of the broker that it
+// has read when it was opened.
 var errRelease = errors.New("parked events are released with a new session")
 
 // round works off marks, a batch at most, and says when the next one is due: soon
@@ -52,7 +52,7 @@ func (p *parker) round(reading context.Context) (pause time.Duration, err error)
 	case began.Before(p.s.relay.releaseAt):
 		return markInterval, nil
 	case slices.ContainsFunc(marks.Retries, p.needsNewPublisher):
-		p.s.leave(errRelease)
+		p.s.cancel(errRelease)
 		return markInterval, nil
 	default:
 		err = p.release(reading, marks.Retries)

@@ -459,30 +459,3 @@ func TestReleaseDuringRelease(t *testing.T) {
 		_ = b.finish()
 	})
 }
-
-// TestReleaseRepeatsNothing: the session that makes way for a release is no
-// fault. What is on its way to a slow broker is waited for, and sent once.
-func TestReleaseRepeatsNothing(t *testing.T) {
-	simulated(t, func(t *testing.T) {
-		b, y, accept := parkedKey(t)
-		accept()
-		var sent atomic.Int32
-		b.broker.Script = func(r *publisher.Record) publishertest.Answer {
-			if r.ID != event(4) {
-				return publishertest.Answer{}
-			}
-			sent.Add(1)
-			return publishertest.Answer{After: 10 * time.Second}
-		}
-		b.insertKeys(4, "b")
-		settle(time.Second)
-		y.mark(parked.Retry)
-		settle(20 * time.Second)
-		b.expect("parked", y.parked(), "")
-		if n := sent.Load(); n != 1 {
-			t.Errorf("e004 was sent %d times", n)
-		}
-		b.expectFlowing()
-		_ = b.finish()
-	})
-}

@@ -50,8 +50,6 @@ type session struct {
 	// broken ends when something could not be published, by cancel.
 	broken context.Context
 	cancel context.CancelCauseFunc
-	// leave ends the reading and no more: what is on its way is waited for.
-	leave context.CancelCauseFunc
 
 	mu       sync.Mutex
 	first    *failure                      // the first that was no consequence of another
@@ -87,7 +85,6 @@ func (s *session) run(ctx context.Context) (*failure, error) {
 	defer s.cancel(nil)
 	running, stop := context.WithCancelCause(s.broken)
 	defer stop(nil)
-	s.leave = stop
 	defer context.AfterFunc(ctx, func() { stop(context.Cause(ctx)) })()
 	if err = s.openBroker(running); err == nil {
 		s.state.up(s.relay.Source.Stats().Epoch)
