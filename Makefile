@@ -66,7 +66,7 @@ matrix: ## Run the fault matrix, which make test runs too, and write docs/robust
 .PHONY: matrix-long
 matrix-long: ## Run those faults and copies of databases that take longer (OUTBOXD_IDLE=10m, OUTBOXD_AWAY=1m: how long idle ones last, and outages of brokers), and write docs/robustness.md
 	@rm -f bin/matrix.jsonl
-	OUTBOXD_MATRIX_REPORT=$(CURDIR)/bin/matrix.jsonl $(MAKE) test-real PACKAGES='./cmd/outboxd/e2e ./internal/devenv' TESTFLAGS='-tags long -run ^TestLong -timeout 90m'
+	OUTBOXD_MATRIX_REPORT=$(CURDIR)/bin/matrix.jsonl $(MAKE) test-real PACKAGES='./cmd/outboxd/e2e ./cmd/outboxd/internal/parked ./internal/devenv' TESTFLAGS='-tags long -run ^TestLong -timeout 90m'
 	$(call matrix-page,long)
 
 .PHONY: lint

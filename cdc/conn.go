@@ -79,9 +79,11 @@ func ConnectConfig(ctx context.Context, config *pgx.ConnConfig, application stri
 		return nil, connectError(err)
 	}
 	// The witness must be durable whatever the role's or the database's default
-	// is: the server is told to forget on its word. And nobody who holds its
-	// row may hold us for long.
-	const settings = "SET synchronous_commit = 'on'; SET lock_timeout = '1s'"
+	// is: the server is told to forget on its word. Nobody who holds its row may
+	// hold us for long, and a row that has changed meanwhile is no error. How long
+	// a statement may take, or the connection idle, is for us to say.
+	const settings = "SET synchronous_commit = 'on';" +
+		"SET lock_timeout = '1s'; SET default_transaction_isolation = 'read committed'; SET statement_timeout = 0; SET idle_session_timeout = 0"
 	if _, err := conn.PgConn().Exec(ctx, settings).ReadAll(); err != nil {
 		closeSQL(conn)
 		return nil, connectError(fmt.Errorf("set up the connection: %w", err))

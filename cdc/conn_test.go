@@ -31,13 +31,14 @@ func TestSettingsOfDatabaseDoNotMatter(t *testing.T) {
 		{"TimeZone", "Asia/Tokyo", "UTC", ""},
 		{"extra_float_digits", "-15", "3", ""},
 		{"bytea_output", "escape", "hex", ""},
-		{"statement_timeout", "1min", "0", ""},
+		{"statement_timeout", "1min", "0", "0"},
 		{"lock_timeout", "1min", "0", "1s"},
 		{"idle_in_transaction_session_timeout", "1min", "0", ""},
-		{"idle_session_timeout", "1min", "0", ""},
+		{"idle_session_timeout", "1min", "0", "0"},
 		{"transaction_timeout", "1min", "0", ""}, // 17 and later
 		{"wal_sender_timeout", "0", "7s", ""},
 		{"synchronous_commit", "off", "", "on"},
+		{"default_transaction_isolation", "repeatable read", "", "read committed"},
 	}
 	cfg := &Config{Database: devtest.Database(t), Pipeline: "p"}
 	admin, err := pgx.Connect(t.Context(), cfg.Database)

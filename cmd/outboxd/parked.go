@@ -74,7 +74,7 @@ pipeline works the marks off, within a second or so, in the order of the events.
 			Short: "Have parked events published after all",
 			Long: `Marks parked events, by id or position, for the relay to publish. What is parked
 only behind one of them follows it. An event that cannot be published this time
-either stays parked.`,
+either stays parked. What is marked to be discarded is retried by its id alone.`,
 			Example: `  outboxd parked retry --database postgres://outboxd@db/shop --reason too_large --wait
   outboxd parked retry --database postgres://outboxd@db/shop --key order-4711`,
 			Args: cobra.ArbitraryArgs,

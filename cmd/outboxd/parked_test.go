@@ -67,6 +67,11 @@ func TestParkedCommands(t *testing.T) {
 		t.Errorf("exit code %d", code)
 	}
 	says(parked("discard --all --note over"), 0, "marked      1 event to discard; the relay does it")
+	replay := func(args ...string) result {
+		return call(t, nil, append([]string{"replay", "--database", db, "--pipeline", "p", "--broker", "jsonl:" + path, "--dry-run"}, args...)...)
+	}
+	says(replay("--since", "1h"), 0, "rows       5\n")
+	says(replay("--id", "0190d5a5-6c3a-7000-8000-000000000001"), 0, "rows       1\n")
 	r := call(t, nil, "teardown", "--database", db, "--pipeline", "p", "--yes")
 	says(r, 0, "1 parked events of pipeline p, which were not published, and the record of 1 discarded ones")
 }

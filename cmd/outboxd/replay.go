@@ -82,8 +82,8 @@ It reads one snapshot under an ACCESS SHARE lock: writers are not held up, and t
 relay's TRUNCATE of an old partition gives way after 2 s and comes again. The
 server sorts the rows, on its disk where they are many. Services that are away are
 waited for. A row that can never be published is named and left out, and the exit
-code is then 1; what is parked already is not part of a gap. Ctrl-C waits for acks
-and prints how to go on.`,
+code is then 1. What is parked already, or was and is discarded, is left out too,
+unless it is named by --id. Ctrl-C waits for acks and prints how to go on.`,
 		Example: `  outboxd replay --config outboxd.yaml --gap
   outboxd replay --config outboxd.yaml --since 2h --dry-run
   outboxd replay --database postgres://outboxd@db/shop --broker kafka://k1:9092 --id 0195c3a4-7e00-7abc-8def-0123456789ab`,
@@ -184,7 +184,10 @@ func (o *replayOptions) replay(ctx context.Context, p *pipeline, selection repla
 			fmt.Fprintf(out, "pipeline %s: no gap is pending; if outboxd run stopped on one: outboxd adopt\n", p.Pipeline)
 			return nil
 		}
-		selection.From, selection.Parked = floor, p.Pipeline
+		selection.From = floor
+	}
+	if len(selection.IDs) == 0 { // who names an event means it
+		selection.Parked = p.Pipeline
 	}
 	r := &replay.Replay{
 		Database: o.database, Application: "outboxd " + p.Pipeline + " replay", Table: p.Table(), Columns: relay.Columns(p.columns), Select: selection,

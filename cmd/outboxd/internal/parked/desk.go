@@ -36,9 +36,8 @@ type Row struct {
 	State    State
 	Attempts int
 	ParkedAt time.Time
-	// MarkedAt is zero while nobody has marked the row. MarkedBy is the role
-	// and the address that did, Note the reason that they gave.
-	MarkedAt       time.Time
+	// MarkedBy is the role and the address that marked the row, Note the reason
+	// that they gave.
 	MarkedBy, Note string
 }
 

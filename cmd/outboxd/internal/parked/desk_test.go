@@ -69,7 +69,7 @@ func TestMark(t *testing.T) {
 		{"reason", parked.Selection{Reason: "too_large"}, parked.Discard, "discard parked parked parked parked", 2, "", nil},
 		{"all but raw", parked.Selection{All: true}, parked.Retry, "retry retry retry retry parked", 0, "", nil},
 		{"all", parked.Selection{All: true}, parked.Discard, "discard discard discard discard discard", 0, "", nil},
-		{"raw", parked.Selection{IDs: []string{at(0x50, 0).String()}}, parked.Retry, "", 0, parked.CodeNoMatch, []string{"could not be decoded", "outboxd parked discard"}},
+		{"raw", parked.Selection{IDs: []string{at(0x50, 0).String()}}, parked.Retry, "", 0, parked.CodeNoMatch, []string{"could not be decoded", "outboxd parked discard --pipeline p --note … " + at(0x50, 0).String()}},
 		{"discard in the middle", parked.Selection{IDs: []string{at(0x20, 0).String()}}, parked.Discard, "parked discard parked parked parked", 2, "", nil},
 		{"unknown id", parked.Selection{IDs: []string{at(0x10, 0).String(), "nobody"}}, parked.Discard, "", 0, parked.CodeNoMatch, []string{"nobody", "parked list"}},
 		{"unknown key", parked.Selection{Key: &none}, parked.Discard, "", 0, parked.CodeNoMatch, []string{`"z"`}},
@@ -99,15 +99,28 @@ func TestMark(t *testing.T) {
 	})
 	t.Run("another mind", func(t *testing.T) {
 		y.exec("UPDATE outboxd.parked SET state = 'discard'")
+		if _, err := desk.Mark(t.Context(), parked.Selection{IDs: []string{at(0x20, 0).String()}}, parked.Retry, ""); err != nil {
+			t.Fatal(err)
+		}
+		expect(t, "rows", y.states(), "discard retry discard discard discard")
+	})
+	t.Run("key of a discard", func(t *testing.T) {
+		y.exec("UPDATE outboxd.parked SET state = CASE WHEN position = $1 THEN 'discard' ELSE 'parked' END", at(0x10, 0).String())
 		if _, err := desk.Mark(t.Context(), parked.Selection{Key: &key}, parked.Retry, ""); err != nil {
 			t.Fatal(err)
 		}
-		expect(t, "rows", y.states(), "retry retry discard retry discard")
+		expect(t, "rows", y.states(), "discard retry parked retry parked")
+		y.exec("UPDATE outboxd.parked SET state = 'discard'")
+		_, err := desk.Mark(t.Context(), parked.Selection{Key: &key}, parked.Retry, "")
+		expectCode(t, err, parked.CodeNoMatch, "3 events are marked discard", "by id")
 	})
 	t.Run("two destinations", func(t *testing.T) {
 		y.exec("UPDATE outboxd.parked SET destination = 'second', domain = 'x' WHERE position = $1", at(0x40, 0).String())
 		_, err := desk.Mark(t.Context(), parked.Selection{Key: &key}, parked.Discard, "")
-		expectCode(t, err, parked.CodeAmbiguous, `["second" "topic"]`, "--destination")
+		expectCode(t, err, parked.CodeAmbiguous, `["second" "topic"]`, "--destination", "by id")
+		y.exec("UPDATE outboxd.parked SET destination = '' WHERE position = $1", at(0x10, 0).String()) // was not known
+		_, err = desk.Mark(t.Context(), parked.Selection{Key: &key}, parked.Discard, "")
+		expectCode(t, err, parked.CodeAmbiguous, `["second" "topic"]`)
 	})
 }
 

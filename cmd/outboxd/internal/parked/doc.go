@@ -22,6 +22,9 @@
 //     but its place is wrong with it, the session is past it: before that nobody
 //     knows that what is before it in the WAL has been handed over
 //     (TestMarksWaitForTheWitness).
+//   - What was discarded is known when it comes again all the same, since the
+//     configuration was changed in the middle of its transaction
+//     (TestDiscardedComesAgain).
 //   - Of a domain, a row is released only when no earlier one of it stays, or
 //     must still wait for the witness (TestRetriesInOrder, TestMarksWaitForOneBefore).
 //   - What is parked only behind a released event is released too, also what
@@ -33,5 +36,7 @@
 //     the leader puts it aside, and what is behind it (TestRetriesForOthersFirst).
 //   - Whoever changes several rows locks them in the order of their positions
 //     first, so that no two wait for each other (TestOneLockOrder).
+//   - What is text for people in a row, the database takes in every encoding: a
+//     row that it refuses would stop the pipeline for ever (TestEncodings).
 //   - Of what was discarded the last 100,000 rows stay (TestDiscardsAreForgotten).
 package parked

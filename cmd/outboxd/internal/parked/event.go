@@ -3,6 +3,7 @@ package parked
 import (
 	"cmp"
 	"crypto/sha256"
+	"time"
 
 	"github.com/outboxd/outboxd/cmd/outboxd/internal/record"
 )
@@ -33,6 +34,8 @@ type Event struct {
 	Reason string
 	// Detail says what was found, for people.
 	Detail string
+	// MarkedAt is when the row was marked, zero while nobody has.
+	MarkedAt time.Time
 }
 
 // Behind is the reason of an event with which nothing is wrong but that an

@@ -2,19 +2,24 @@ package parked
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/outboxd/outboxd/cdc"
 )
 
 const (
-	// writeTimeout bounds a statement, which may move an event of any size or
-	// mark everything that is parked.
+	// writeTimeout bounds a statement, which may mark everything that is parked,
+	// beside the time that its events take on the slowest line, in bytes a second.
 	writeTimeout = 60 * time.Second
+	slowestLine  = 8 << 10
 
 	// Bounds of one look for marked rows: the rows that are read at once, their
 	// bytes (one larger row passes alone), and the rows discarded at once.
@@ -47,9 +52,13 @@ type Contents struct {
 	Bytes  int64
 	// Domains are those that have a parked event, with the position of the first.
 	Domains map[Domain]cdc.Position
-	// Repeated are the ids, by position, of the parked events that the witness
-	// is not past: the server may send them again.
+	// Repeated are the ids, by position, of the events that were parked and that
+	// the witness is not past: the server may send them again. Of discarded ones
+	// there are some when the configuration was changed: a transaction that was
+	// acked in part is published whole then.
 	Repeated map[cdc.Position]string
+	// MarkedAt is when the last mark for a retry was made, zero if there is none.
+	MarkedAt time.Time
 }
 
 // Lot is the connection of the pipeline's leader to its parked events. Its
@@ -104,10 +113,12 @@ func (l *Lot) follow(ctx context.Context) error {
 		AND left(p.position, 5) < (SELECT left(published, 5) FROM leader) AND substr(p.position, 6) >= (SELECT substr(published, 6) FROM leader)
 		AND NOT EXISTS (SELECT FROM outboxd.parked o WHERE o.pipeline = p.pipeline AND o.position > p.position AND substr(o.position, 6) = substr(p.position, 6))`
 	var leads bool
-	err := l.conn.QueryRow(ctx, `WITH `+fence+`, `+locked(open, "")+`, moved AS (
-		UPDATE outboxd.parked p SET position = left(leader.published, 5) || substr(p.position, 6) FROM leader, locked
-		WHERE p.pipeline = $1 AND p.position = locked.position)
-		SELECT EXISTS (SELECT FROM leader)`, l.pipeline, l.holder).Scan(&leads)
+	err := patiently(ctx, func() error {
+		return l.conn.QueryRow(ctx, `WITH `+fence+`, `+locked(open, "")+`, moved AS (
+			UPDATE outboxd.parked p SET position = left(leader.published, 5) || substr(p.position, 6) FROM leader, locked
+			WHERE p.pipeline = $1 AND p.position = locked.position)
+			SELECT EXISTS (SELECT FROM leader)`, l.pipeline, l.holder).Scan(&leads)
+	})
 	if err == nil && !leads {
 		return l.lostLead()
 	}
@@ -118,10 +129,14 @@ func (l *Lot) load(ctx context.Context) (*Contents, error) {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
 	c := &Contents{Domains: map[Domain]cdc.Position{}, Repeated: map[cdc.Position]string{}}
-	err := l.conn.QueryRow(ctx, `SELECT count(*), coalesce(sum(size), 0)::bigint FROM outboxd.parked
-		WHERE pipeline = $1 AND state <> 'discarded'`, l.pipeline).Scan(&c.Events, &c.Bytes)
-	if err != nil || c.Events == 0 {
-		return c, err
+	markedAt := &c.MarkedAt
+	err := l.conn.QueryRow(ctx, `SELECT count(*), coalesce(sum(size), 0)::bigint, max(marked_at) FILTER (WHERE state = 'retry') FROM outboxd.parked
+		WHERE pipeline = $1 AND state <> 'discarded'`, l.pipeline).Scan(&c.Events, &c.Bytes, &markedAt)
+	if err != nil {
+		return nil, err
+	}
+	if markedAt != nil {
+		c.MarkedAt = *markedAt
 	}
 	var domain, id []byte
 	var position string
@@ -137,7 +152,7 @@ func (l *Lot) load(ctx context.Context) (*Contents, error) {
 		c.Repeated[p] = string(id)
 		return err
 	}, `SELECT position, id FROM outboxd.parked p JOIN outboxd.witness w USING (pipeline)
-		WHERE p.pipeline = $1 AND p.state <> 'discarded' AND p.position >= `+published, l.pipeline)
+		WHERE p.pipeline = $1 AND p.position >= `+published, l.pipeline)
 	return c, err
 }
 
@@ -165,27 +180,52 @@ func locked(where, limit string) string {
 	return `locked AS MATERIALIZED (SELECT p.position FROM outboxd.parked p WHERE ` + where + ` ORDER BY p.position ` + limit + ` FOR UPDATE)`
 }
 
+// moving bounds a statement that moves events of these sizes.
+func moving(ctx context.Context, sizes []int64) (context.Context, context.CancelFunc) {
+	timeout := writeTimeout
+	for _, n := range sizes {
+		timeout += time.Duration(n) * time.Second / slowestLine
+	}
+	return context.WithTimeout(ctx, timeout)
+}
+
+// patiently runs a statement again while others hold a row that it locks: a mark
+// of everything takes seconds, and so does a commit of the witness that waits for
+// a standby. With each attempt, which the connection's lock_timeout ends, the row
+// of the witness is free for a moment.
+func patiently(ctx context.Context, statement func() error) error {
+	for {
+		err := statement()
+		var pgErr *pgconn.PgError
+		if !errors.As(err, &pgErr) || pgErr.Code != "55P03" || ctx.Err() != nil {
+			return err
+		}
+	}
+}
+
 // Park makes rows of events and returns once they are durable. What is parked
 // behind an event that is marked for a retry is marked so as well.
 func (l *Lot) Park(ctx context.Context, events []Event) error {
-	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	c := l.columns(events)
+	ctx, cancel := moving(ctx, c.size)
 	defer cancel()
-	c := newColumns(events)
 	var leads bool
 	var written int
-	err := l.conn.QueryRow(ctx, `WITH `+fence+`, written AS (
-		INSERT INTO outboxd.parked (pipeline, position, domain, destination, id, aggregatetype, aggregateid, type, payload, headers,
-			payload_kind, created_at, commit_time, size, reason, detail, behind, system_id, state)
-		SELECT $1, e.*, leader.system_id, CASE WHEN e.behind THEN coalesce((
-			SELECT nullif(p.state, 'discard') FROM outboxd.parked p WHERE p.pipeline = $1 AND p.domain = e.domain AND p.state <> 'discarded'
-			ORDER BY p.position DESC LIMIT 1), 'parked') ELSE 'parked' END
-		FROM leader CROSS JOIN unnest($3::text[], $4::bytea[], $5::text[], $6::bytea[], $7::bytea[], $8::bytea[], $9::bytea[],
-			$10::bytea[], $11::bytea[], $12::text[], $13::timestamptz[], $14::timestamptz[], $15::bigint[], $16::text[], $17::text[], $18::boolean[])
-			AS e (position, domain, destination, id, aggregatetype, aggregateid, type, payload, headers, payload_kind, created_at, commit_time, size, reason, detail, behind)
-		ON CONFLICT DO NOTHING RETURNING 1)
-		SELECT EXISTS (SELECT FROM leader), (SELECT count(*) FROM written)`, binary,
-		l.pipeline, l.holder, c.position, c.domain, c.destination, c.id, c.aggregateType, c.aggregateID, c.kind, c.payload, c.headers,
-		c.payloadKind, c.created, c.commit, c.size, c.reason, c.detail, c.behind).Scan(&leads, &written)
+	err := patiently(ctx, func() error {
+		return l.conn.QueryRow(ctx, `WITH `+fence+`, written AS (
+			INSERT INTO outboxd.parked (pipeline, position, domain, destination, id, aggregatetype, aggregateid, type, payload, headers,
+				payload_kind, created_at, commit_time, size, reason, detail, behind, system_id, state)
+			SELECT $1, e.*, leader.system_id, CASE WHEN e.behind THEN coalesce((
+				SELECT nullif(p.state, 'discard') FROM outboxd.parked p WHERE p.pipeline = $1 AND p.domain = e.domain AND p.state <> 'discarded'
+				ORDER BY p.position DESC LIMIT 1), 'parked') ELSE 'parked' END
+			FROM leader CROSS JOIN unnest($3::text[], $4::bytea[], $5::text[], $6::bytea[], $7::bytea[], $8::bytea[], $9::bytea[],
+				$10::bytea[], $11::bytea[], $12::text[], $13::timestamptz[], $14::timestamptz[], $15::bigint[], $16::text[], $17::text[], $18::boolean[])
+				AS e (position, domain, destination, id, aggregatetype, aggregateid, type, payload, headers, payload_kind, created_at, commit_time, size, reason, detail, behind)
+			ON CONFLICT DO NOTHING RETURNING 1)
+			SELECT EXISTS (SELECT FROM leader), (SELECT count(*) FROM written)`, binary,
+			l.pipeline, l.holder, c.position, c.domain, c.destination, c.id, c.aggregateType, c.aggregateID, c.kind, c.payload, c.headers,
+			c.payloadKind, c.created, c.commit, c.size, c.reason, c.detail, c.behind).Scan(&leads, &written)
+	})
 	switch {
 	case err != nil:
 		return named("park events", err)
@@ -212,13 +252,13 @@ type columns struct {
 	behind                                                         []bool
 }
 
-func newColumns(events []Event) *columns {
+func (l *Lot) columns(events []Event) *columns {
 	c := &columns{}
 	for i := range events {
 		e := &events[i]
 		c.position = append(c.position, e.Position.String())
 		c.domain = append(c.domain, domainColumn(e.Domain))
-		c.destination = append(c.destination, clean(e.Destination))
+		c.destination = append(c.destination, l.clean(e.Destination))
 		c.id = append(c.id, e.ID)
 		c.aggregateType = append(c.aggregateType, e.AggregateType)
 		c.aggregateID = append(c.aggregateID, e.AggregateID)
@@ -229,8 +269,8 @@ func newColumns(events []Event) *columns {
 		c.created = append(c.created, timeColumn(e.Time))
 		c.commit = append(c.commit, &e.CommitTime)
 		c.size = append(c.size, int64(e.Size()))
-		c.reason = append(c.reason, clean(e.Reason))
-		c.detail = append(c.detail, clean(e.Detail))
+		c.reason = append(c.reason, l.clean(e.Reason))
+		c.detail = append(c.detail, l.clean(e.Detail))
 		c.behind = append(c.behind, e.Reason == Behind)
 	}
 	return c
@@ -250,11 +290,30 @@ func timeColumn(t time.Time) *time.Time {
 	return &t
 }
 
-// clean makes of s, which may hold bytes of an event, a text that every
-// database takes.
-func clean(s string) string {
+// clean makes of s, which may hold bytes of an event, a text that the database
+// takes. One whose encoding is not UTF-8 may lack any character but those of ASCII.
+func (l *Lot) clean(s string) string {
 	if len(s) > maxDetailBytes {
 		s = s[:maxDetailBytes]
 	}
-	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
+	s = strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
+	for _, of := range []string{"server_encoding", "client_encoding"} {
+		if l.conn.PgConn().ParameterStatus(of) != "UTF8" {
+			return ascii(s)
+		}
+	}
+	return s
+}
+
+// ascii writes the other characters of s as Go does: \u65e5.
+func ascii(s string) string {
+	var b strings.Builder
+	for _, r := range s {
+		if r < utf8.RuneSelf {
+			b.WriteRune(r)
+		} else {
+			b.WriteString(strings.Trim(strconv.QuoteRuneToASCII(r), "'"))
+		}
+	}
+	return b.String()
 }

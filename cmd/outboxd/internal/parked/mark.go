@@ -28,6 +28,8 @@ type Marked struct {
 //
 // With ids, Retry is an error when an earlier event of the same domain stays
 // parked. What is parked only behind a retried event follows it by itself.
+// Without ids, Retry leaves alone what is marked to be discarded: what is behind
+// an event is retried as soon as that one is given up, and must not bring it back.
 func (d *Desk) Mark(ctx context.Context, sel Selection, as State, note string) (Marked, error) {
 	m, err := d.mark(ctx, sel, as, note)
 	if err != nil {
@@ -43,6 +45,9 @@ func (d *Desk) mark(ctx context.Context, sel Selection, as State, note string) (
 	where, args := d.where(sel)
 	if as == Retry {
 		where += " AND p.payload_kind <> 'raw'"
+		if sel.IDs == nil {
+			where += " AND p.state <> 'discard'"
+		}
 	}
 	n := len(args)
 	where += fmt.Sprintf(" AND p.state NOT IN ('discarded', $%d)", n+1)
@@ -75,7 +80,7 @@ func (d *Desk) checkSelection(ctx context.Context, sel Selection, as State) erro
 	where, args := d.where(sel)
 	rows, err := d.conn.Query(ctx, `SELECT position, id, payload_kind = 'raw', (
 			SELECT coalesce(e.id, convert_to(e.position, 'UTF8')) FROM outboxd.parked e WHERE e.pipeline = p.pipeline AND e.domain = p.domain AND e.position < p.position
-			AND e.state IN ('parked', 'discard') AND NOT (e.id = ANY ($2::bytea[]) OR e.position = ANY ($3::text[])) ORDER BY e.position LIMIT 1)
+			AND e.state = 'parked' AND NOT (e.id = ANY ($2::bytea[]) OR e.position = ANY ($3::text[])) ORDER BY e.position LIMIT 1)
 		FROM outboxd.parked p WHERE `+where+` AND state <> 'discarded'`, args...)
 	if err != nil {
 		return err
@@ -89,7 +94,7 @@ func (d *Desk) checkSelection(ctx context.Context, sel Selection, as State) erro
 		found[position] = true
 		found[string(id)] = true
 		if as == Retry && problem == nil {
-			problem = refuse(cmp.Or(string(id), position), raw, string(head))
+			problem = d.refuse(cmp.Or(string(id), position), raw, string(head))
 		}
 		return nil
 	})
@@ -105,10 +110,10 @@ func (d *Desk) checkSelection(ctx context.Context, sel Selection, as State) erro
 }
 
 // refuse says why the event of that name cannot be retried.
-func refuse(name string, raw bool, head string) error {
+func (d *Desk) refuse(name string, raw bool, head string) error {
 	switch {
 	case raw:
-		return &cdc.Error{Code: CodeNoMatch, Detail: fmt.Sprintf("event %s could not be decoded: there is nothing to publish", name), Fix: "outboxd parked discard " + name}
+		return &cdc.Error{Code: CodeNoMatch, Detail: fmt.Sprintf("event %s could not be decoded: there is nothing to publish", name), Fix: fmt.Sprintf("outboxd parked discard --pipeline %s --note … %s", d.pipeline, name)}
 	case head != "":
 		return &cdc.Error{Code: CodeNotHead, Detail: fmt.Sprintf("event %s waits behind event %s of the same key", name, head),
 			Fix: fmt.Sprintf("retry or discard %s first, or retry the whole key with --key", head)}
@@ -119,7 +124,7 @@ func refuse(name string, raw bool, head string) error {
 // checkKey finds a key that is parked at several destinations. Routing keys of
 // one exchange are one: the domain tells.
 func (d *Desk) checkKey(ctx context.Context, key string) error {
-	rows, err := d.conn.Query(ctx, `SELECT min(destination) FROM outboxd.parked
+	rows, err := d.conn.Query(ctx, `SELECT max(destination) FROM outboxd.parked
 		WHERE pipeline = $1 AND aggregateid = $2::bytea AND state <> 'discarded'
 		GROUP BY coalesce(domain, convert_to(destination, 'UTF8')) ORDER BY 1`, d.pipeline, []byte(key))
 	if err != nil {
@@ -127,7 +132,7 @@ func (d *Desk) checkKey(ctx context.Context, key string) error {
 	}
 	destinations, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	if err == nil && len(destinations) > 1 {
-		return &cdc.Error{Code: CodeAmbiguous, Detail: fmt.Sprintf("aggregate id %q is parked at several destinations: %q", key, destinations), Fix: "name one with --destination"}
+		return &cdc.Error{Code: CodeAmbiguous, Detail: fmt.Sprintf("aggregate id %q is parked at several destinations: %q", key, destinations), Fix: "name one with --destination, or the events by id"}
 	}
 	return err
 }
@@ -135,15 +140,19 @@ func (d *Desk) checkKey(ctx context.Context, key string) error {
 // unmarked says why no row was marked.
 func (d *Desk) unmarked(ctx context.Context, sel Selection, as State) error {
 	where, args := d.where(sel)
-	var marked int
-	if err := d.conn.QueryRow(ctx, fmt.Sprintf("SELECT count(*) FROM outboxd.parked p WHERE %s AND state = '%s'", where, as), args...).Scan(&marked); err != nil {
+	var marked, discarded int
+	err := d.conn.QueryRow(ctx, fmt.Sprintf("SELECT count(*) FILTER (WHERE state = '%s'), count(*) FILTER (WHERE state = 'discard') FROM outboxd.parked p WHERE %s", as, where), args...).Scan(&marked, &discarded)
+	switch {
+	case err != nil:
 		return err
+	case marked > 0:
+		return &cdc.Error{Code: CodeNoMatch, Detail: fmt.Sprintf("%d events are marked %s already", marked, as),
+			Fix: "the relay of the pipeline works marks off: look whether it runs"}
+	case discarded > 0:
+		return &cdc.Error{Code: CodeNoMatch, Detail: fmt.Sprintf("%d events are marked discard, and nothing else is parked", discarded),
+			Fix: "to take that back, retry them by id"}
 	}
-	if marked == 0 {
-		return d.noMatch(sel)
-	}
-	return &cdc.Error{Code: CodeNoMatch, Detail: fmt.Sprintf("%d events are marked %s already", marked, as),
-		Fix: "the relay of the pipeline works marks off: look whether it runs"}
+	return d.noMatch(sel)
 }
 
 // Wait returns once the leader has dealt with the rows at positions, and how

@@ -32,22 +32,27 @@ type Change struct {
 // for a target in aside, and none that is behind one of those. Everything up to
 // passed has been handed over in this session. Nothing may be parked between
 // this and the next Settle, or a domain could be freed that has a row.
-func (l *Lot) Marked(ctx context.Context, passed cdc.Position, aside []string) (Marks, error) {
-	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
-	defer cancel()
-	var m Marks
-	var any bool
-	err := l.conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM outboxd.parked WHERE pipeline = $1 AND state IN ('retry', 'discard'))`, l.pipeline).Scan(&any)
-	if err == nil && any {
-		m, err = l.marked(ctx, passed, aside)
+func (l *Lot) Marked(ctx context.Context, passed cdc.Position, aside []string) (m Marks, err error) {
+	positions, sizes, err := l.marked(ctx, &m, passed, aside)
+	if err == nil && len(positions) > 0 {
+		m.Retries, err = l.retries(ctx, positions, sizes)
 	}
 	if err != nil {
 		return Marks{}, named("look for marked events", err)
 	}
+	m.More = m.Discarded.Events == maxDiscards || len(m.Retries) > 0
 	return m, nil
 }
 
-func (l *Lot) marked(ctx context.Context, passed cdc.Position, aside []string) (m Marks, err error) {
+// marked discards what is marked for it, and finds what is to be published.
+func (l *Lot) marked(ctx context.Context, m *Marks, passed cdc.Position, aside []string) (positions []string, sizes []int64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
+	var some bool
+	err = l.conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM outboxd.parked WHERE pipeline = $1 AND state IN ('retry', 'discard'))`, l.pipeline).Scan(&some)
+	if err != nil || !some {
+		return nil, nil, err
+	}
 	ripe := `p.pipeline = $1 AND p.state = 'discard' AND p.position < (SELECT published FROM leader)`
 	m.Discarded, err = l.change(ctx, locked(ripe, "LIMIT $3"), `
 		UPDATE outboxd.parked p SET state = 'discarded', payload = NULL, headers = NULL FROM locked
@@ -56,24 +61,36 @@ func (l *Lot) marked(ctx context.Context, passed cdc.Position, aside []string) (
 		err = l.forget(ctx)
 	}
 	if err != nil {
-		return m, err
+		return nil, nil, err
 	}
-	rows, err := l.conn.Query(ctx, `
-		SELECT position, domain, destination, id, aggregatetype, aggregateid, type, payload, headers, payload_kind, created_at, commit_time, reason
-		FROM outboxd.parked JOIN (
-			SELECT position, sum(size) OVER (ORDER BY position) - size AS before FROM outboxd.parked p JOIN outboxd.witness w USING (pipeline)
+	var position string
+	var size int64
+	err = l.each(ctx, []any{&position, &size}, func() error {
+		positions, sizes = append(positions, position), append(sizes, size)
+		return nil
+	}, `SELECT position, size FROM (
+			SELECT position, size, sum(size) OVER (ORDER BY position) - size AS before FROM outboxd.parked p JOIN outboxd.witness w USING (pipeline)
 			WHERE p.pipeline = $1 AND p.state = 'retry' AND (p.position < `+published+` OR p.behind AND p.position <= $4)
 			AND `+target("p")+` <> ALL ($5::text[]) AND NOT EXISTS (
 				SELECT FROM outboxd.parked e WHERE e.pipeline = p.pipeline AND e.domain = p.domain AND e.position < p.position
 				AND (e.state IN ('parked', 'discard') OR NOT e.behind AND e.position >= `+published+` OR `+target("e")+` = ANY ($5::text[])))
-			ORDER BY position LIMIT $2) head USING (position)
-		WHERE pipeline = $1 AND before < $3 ORDER BY position`, binary, l.pipeline, maxRetries, maxRetryBytes, passed.String(), append([]string{}, aside...)) // not NULL
+			ORDER BY position LIMIT $2) head
+		WHERE before < $3 ORDER BY position`, l.pipeline, maxRetries, maxRetryBytes, passed.String(), append([]string{}, aside...)) // not NULL
+	return positions, sizes, err
+}
+
+// retries returns the events at positions. A mark that one got meanwhile comes too
+// late: what is behind it must not be published before it.
+func (l *Lot) retries(ctx context.Context, positions []string, sizes []int64) ([]Event, error) {
+	ctx, cancel := moving(ctx, sizes)
+	defer cancel()
+	rows, err := l.conn.Query(ctx, `
+		SELECT position, domain, destination, id, aggregatetype, aggregateid, type, payload, headers, payload_kind, created_at, commit_time, reason, marked_at
+		FROM outboxd.parked WHERE pipeline = $1 AND position = ANY ($2::text[]) ORDER BY position`, binary, l.pipeline, positions)
 	if err != nil {
-		return m, err
+		return nil, err
 	}
-	m.Retries, err = pgx.CollectRows(rows, scanEvent)
-	m.More = m.Discarded.Events == maxDiscards || len(m.Retries) > 0
-	return m, err
+	return pgx.CollectRows(rows, scanEvent)
 }
 
 // target is Event.Target of a row.
@@ -95,13 +112,16 @@ func scanEvent(row pgx.CollectableRow) (Event, error) {
 	var e Event
 	var position, kind string
 	var domain []byte
-	created := &e.Time
-	err := row.Scan(&position, &domain, &e.Destination, &e.ID, &e.AggregateType, &e.AggregateID, &e.Type, &e.Payload, &e.Headers, &kind, &created, &e.CommitTime, &e.Reason)
+	created, marked := &e.Time, &e.MarkedAt
+	err := row.Scan(&position, &domain, &e.Destination, &e.ID, &e.AggregateType, &e.AggregateID, &e.Type, &e.Payload, &e.Headers, &kind, &created, &e.CommitTime, &e.Reason, &marked)
 	if err != nil {
 		return e, err
 	}
 	if created != nil {
 		e.Time = *created
+	}
+	if marked != nil {
+		e.MarkedAt = *marked
 	}
 	if domain != nil {
 		e.Domain = Domain(domain)
@@ -129,7 +149,7 @@ func (l *Lot) Settle(ctx context.Context, published []cdc.Position, refused []Re
 	}
 	positions, reasons, details := make([]string, len(refused)), make([]string, len(refused)), make([]string, len(refused))
 	for i, r := range refused {
-		positions[i], reasons[i], details[i] = r.Position.String(), clean(r.Reason), clean(r.Detail)
+		positions[i], reasons[i], details[i] = r.Position.String(), l.clean(r.Reason), l.clean(r.Detail)
 	}
 	change, err := l.change(ctx, heirs+", "+locked(settled, "")+", "+inherited, `
 		DELETE FROM outboxd.parked p USING locked WHERE p.pipeline = $1 AND p.position = ANY ($3::text[]) AND p.position = locked.position`, gone, maxRetries)
@@ -145,11 +165,13 @@ func (l *Lot) Settle(ctx context.Context, published []cdc.Position, refused []Re
 func (l *Lot) refuse(ctx context.Context, positions, reasons, details []string) error {
 	var leads bool
 	marked := `EXISTS (SELECT FROM leader) AND p.pipeline = $1 AND p.position = ANY ($3::text[]) AND p.state = 'retry'`
-	err := l.conn.QueryRow(ctx, `WITH `+fence+`, `+locked(marked, "")+`, refused AS (
-		UPDATE outboxd.parked p SET state = 'parked', attempts = attempts + 1, behind = false, reason = r.reason, detail = r.detail
-		FROM locked JOIN unnest($3::text[], $4::text[], $5::text[]) r (position, reason, detail) USING (position)
-		WHERE p.pipeline = $1 AND p.position = locked.position)
-		SELECT EXISTS (SELECT FROM leader)`, l.pipeline, l.holder, positions, reasons, details).Scan(&leads)
+	err := patiently(ctx, func() error {
+		return l.conn.QueryRow(ctx, `WITH `+fence+`, `+locked(marked, "")+`, refused AS (
+			UPDATE outboxd.parked p SET state = 'parked', attempts = attempts + 1, behind = false, reason = r.reason, detail = r.detail
+			FROM locked JOIN unnest($3::text[], $4::text[], $5::text[]) r (position, reason, detail) USING (position)
+			WHERE p.pipeline = $1 AND p.position = locked.position)
+			SELECT EXISTS (SELECT FROM leader)`, l.pipeline, l.holder, positions, reasons, details).Scan(&leads)
+	})
 	if err == nil && !leads {
 		return l.lostLead()
 	}
@@ -182,7 +204,7 @@ func (l *Lot) change(ctx context.Context, before, statement string, args ...any)
 	domains := map[Domain]bool{}
 	var domain []byte
 	var size *int64
-	err = l.each(ctx, []any{&leads, &domain, &size}, func() error {
+	note := func() error {
 		if size == nil {
 			return nil
 		}
@@ -192,9 +214,12 @@ func (l *Lot) change(ctx context.Context, before, statement string, args ...any)
 			domains[Domain(domain)] = true
 		}
 		return nil
-	}, `WITH `+fence+`, `+before+`, changed AS (`+statement+` RETURNING p.domain, p.size)
-		SELECT EXISTS (SELECT FROM leader), changed.domain, changed.size FROM (SELECT) always LEFT JOIN changed ON true`,
-		append([]any{l.pipeline, l.holder}, args...)...)
+	}
+	err = patiently(ctx, func() error {
+		return l.each(ctx, []any{&leads, &domain, &size}, note, `WITH `+fence+`, `+before+`, changed AS (`+statement+` RETURNING p.domain, p.size)
+			SELECT EXISTS (SELECT FROM leader), changed.domain, changed.size FROM (SELECT) always LEFT JOIN changed ON true`,
+			append([]any{l.pipeline, l.holder}, args...)...)
+	})
 	switch {
 	case err != nil:
 		return c, err

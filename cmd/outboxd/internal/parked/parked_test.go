@@ -6,6 +6,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"net/url"
 	"reflect"
 	"runtime"
 	"strings"
@@ -34,7 +35,32 @@ type yard struct {
 
 func newYard(t *testing.T) *yard {
 	t.Helper()
-	url := devtest.Database(t)
+	return newYardAt(t, devtest.Database(t))
+}
+
+// newYardIn is a yard in a database of an encoding.
+func newYardIn(t *testing.T, encoding string) *yard {
+	t.Helper()
+	base, err := url.Parse(devtest.Database(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err := pgx.Connect(t.Context(), base.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = server.Close(context.Background()) })
+	name := devtest.Name(t)
+	if _, err := server.Exec(t.Context(), "CREATE DATABASE "+name+" TEMPLATE template0 LOCALE 'C' ENCODING '"+encoding+"'"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _, _ = server.Exec(context.Background(), "DROP DATABASE "+name+" WITH (FORCE)") })
+	base.Path = "/" + name
+	return newYardAt(t, base.String())
+}
+
+func newYardAt(t *testing.T, url string) *yard {
+	t.Helper()
 	db, err := sql.Open("pgx", url)
 	if err != nil {
 		t.Fatal(err)
@@ -191,6 +217,32 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
+// TestEncodings: what is known of an event for people is text, and its characters
+// need not be those of the database.
+func TestEncodings(t *testing.T) {
+	const text = "type \u65e5\u672c \U0001f600 \xff"
+	for _, encoding := range []string{"UTF8", "EUC_JP"} {
+		t.Run(encoding, func(t *testing.T) {
+			y := newYardIn(t, encoding)
+			lot, _ := y.open()
+			e := event(at(0x10, 0), "\u65e5", "too_large")
+			e.Destination, e.Detail = text, strings.Repeat(text, 100)
+			park(t, lot, e)
+			y.exec("UPDATE outboxd.parked SET state = 'retry'")
+			got := marked(t, lot).Retries[0]
+			want := `type \u65e5\u672c \U0001f600 \ufffd`
+			if encoding == "UTF8" {
+				want = "type \u65e5\u672c \U0001f600 \uFFFD"
+			}
+			expect(t, "destination", got.Destination, want)
+			expect(t, "aggregate id", string(got.AggregateID), "\u65e5")
+			if _, err := lot.Settle(t.Context(), nil, []parked.Refusal{{Position: e.Position, Reason: "too_large", Detail: text}}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 // TestOpen tells what is there, and which of it may come again.
 func TestOpen(t *testing.T) {
 	y := newYard(t)
@@ -204,13 +256,17 @@ func TestOpen(t *testing.T) {
 	park(t, lot, old, earlier, inside, outside, unkeyed)
 	y.exec("UPDATE outboxd.parked SET system_id = 'another' WHERE position LIKE '0001.%'")
 	y.exec("UPDATE outboxd.witness SET acked_commit = '0/2000', acked_events = 2")
+	y.exec("UPDATE outboxd.parked SET state = 'retry', marked_at = '2026-11-25T10:00:01Z' WHERE aggregateid = 'a'")
+	y.exec("UPDATE outboxd.parked SET marked_at = '2026-11-25T10:00:02Z' WHERE aggregateid = 'b'")
 	y.exec("INSERT INTO outboxd.parked SELECT 'other', position, domain, destination, id, aggregatetype, aggregateid, type, payload, headers, payload_kind, created_at, commit_time, size, reason FROM outboxd.parked")
 	_, contents = y.open()
+	contents.MarkedAt = contents.MarkedAt.UTC()
 	bytes := int64(old.Size() + earlier.Size() + inside.Size() + outside.Size() + unkeyed.Size())
 	expect(t, "contents", *contents, parked.Contents{
 		Events: 5, Bytes: bytes,
 		Domains:  map[parked.Domain]cdc.Position{old.Domain: earlier.Position, inside.Domain: inside.Position},
 		Repeated: map[cdc.Position]string{outside.Position: string(outside.ID), unkeyed.Position: string(unkeyed.ID)},
+		MarkedAt: time.Date(2026, 11, 25, 10, 0, 1, 0, time.UTC),
 	})
 }
 
@@ -451,6 +507,23 @@ func TestDiscard(t *testing.T) {
 	expect(t, "contents", [3]int{contents.Events, len(contents.Domains), len(contents.Repeated)}, [3]int{})
 }
 
+// TestDiscardedComesAgain: under another configuration a transaction that was
+// acked in part is published whole. What was discarded of it is known still.
+func TestDiscardedComesAgain(t *testing.T) {
+	y := newYard(t)
+	lot, _ := y.open()
+	e := event(at(0x1000, 0), "a", "too_large")
+	park(t, lot, e)
+	y.exec("UPDATE outboxd.witness SET acked_commit = '0/1000', acked_events = 1")
+	if _, err := y.desk().Mark(t.Context(), parked.Selection{All: true}, parked.Discard, "a test order"); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, "discarded", marked(t, lot).Discarded.Events, 1)
+	y.exec("UPDATE outboxd.witness SET acked_commit = '0/0', acked_events = 0")
+	_, contents := y.open()
+	expect(t, "contents", *contents, parked.Contents{Domains: map[parked.Domain]cdc.Position{}, Repeated: map[cdc.Position]string{e.Position: string(e.ID)}})
+}
+
 // TestDiscardsAreForgotten: the record of what was discarded is bounded, and
 // keeps what was marked last.
 func TestDiscardsAreForgotten(t *testing.T) {
@@ -608,6 +681,90 @@ func TestOneLockOrder(t *testing.T) {
 	}
 }
 
+// TestWitnessMovesMeanwhile: the row of the witness, which each write shares a
+// lock on, is written once a second. That is no reason to fail, also where the
+// database's transactions are repeatable reads by default.
+func TestWitnessMovesMeanwhile(t *testing.T) {
+	y := newYard(t)
+	y.exec("ALTER DATABASE " + pgx.Identifier{y.Config().Database}.Sanitize() + " SET default_transaction_isolation = 'repeatable read'")
+	lot, _ := y.open()
+	keeper, err := y.dial().Begin(t.Context())
+	if err == nil {
+		_, err = keeper.Exec(t.Context(), "UPDATE outboxd.witness SET acked_lsn = '0/2000'")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	written := make(chan error, 1)
+	go func() { written <- lot.Park(t.Context(), []parked.Event{event(at(0x10, 0), "a", "too_large")}) }()
+	y.awaitLock(written)
+	if err := errors.Join(keeper.Commit(t.Context()), <-written); err != nil {
+		t.Error(err)
+	}
+	expect(t, "rows", y.states(), "parked")
+}
+
+// TestLeaderIsPatient: marking all of a full lot takes seconds, and so may a
+// commit of the witness that waits for a standby. The leader waits for the row,
+// longer than the connection's lock_timeout: what it has published it would
+// otherwise publish again.
+func TestLeaderIsPatient(t *testing.T) {
+	y := newYard(t)
+	published, refused, discarded, another := event(at(0x10, 0), "a", "too_large"), event(at(0x20, 0), "b", "too_large"), event(at(0x30, 0), "c", "too_large"), event(at(0x40, 0), "d", "too_large")
+	first, _ := y.open()
+	park(t, first, published, refused, discarded)
+	y.exec("UPDATE outboxd.parked SET state = CASE WHEN aggregateid = 'c' THEN 'discard' ELSE 'retry' END")
+	var writes []func() error
+	for _, write := range []func(*parked.Lot) error{
+		func(lot *parked.Lot) error { return lot.Park(t.Context(), []parked.Event{another}) },
+		func(lot *parked.Lot) error {
+			_, err := lot.Marked(t.Context(), cdc.Position{}, nil)
+			return err
+		},
+		func(lot *parked.Lot) error {
+			_, err := lot.Settle(t.Context(), []cdc.Position{published.Position}, nil)
+			return err
+		},
+		func(lot *parked.Lot) error {
+			_, err := lot.Settle(t.Context(), nil, []parked.Refusal{{Position: refused.Position, Reason: "too_large"}})
+			return err
+		},
+	} {
+		lot, _ := y.open()
+		writes = append(writes, func() error { return write(lot) })
+	}
+	writes = append(writes, func() error {
+		lot, _, err := y.store.Open(t.Context())
+		if err == nil {
+			lot.Close()
+		}
+		return err
+	})
+	holder, err := y.dial().Begin(t.Context())
+	if err == nil {
+		_, err = holder.Exec(t.Context(), "SELECT FROM outboxd.witness FOR UPDATE")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	written := make(chan error, len(writes))
+	for _, write := range writes {
+		go func() { written <- write() }()
+	}
+	select {
+	case err := <-written:
+		t.Fatalf("the row was not waited for: %v", err)
+	case <-time.After(1500 * time.Millisecond):
+	}
+	_ = holder.Rollback(t.Context())
+	for range writes {
+		if err := <-written; err != nil {
+			t.Error(err)
+		}
+	}
+	expect(t, "rows", y.states(), "parked discarded parked")
+}
+
 // whileLocked holds the row at p, and looks when change waits for it.
 func (y *yard) whileLocked(p cdc.Position, change func() error, look func()) {
 	y.t.Helper()
@@ -621,18 +778,25 @@ func (y *yard) whileLocked(p cdc.Position, change func() error, look func()) {
 	}
 	changed := make(chan error, 1)
 	go func() { changed <- change() }()
-	for waits := false; !waits; {
-		if len(changed) > 0 {
-			y.t.Fatalf("the row was not waited for: %v", <-changed)
-		}
-		err := y.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')").Scan(&waits)
-		if err != nil {
-			y.t.Fatal(err)
-		}
-	}
+	y.awaitLock(changed)
 	look()
 	_ = holder.Rollback(ctx)
 	if err := <-changed; err != nil {
 		y.t.Error(err)
+	}
+}
+
+// awaitLock returns when somebody waits for a lock. It is an error if what should
+// wait ends before.
+func (y *yard) awaitLock(ended <-chan error) {
+	y.t.Helper()
+	for waits := false; !waits; {
+		if len(ended) > 0 {
+			y.t.Fatalf("no lock was waited for: %v", <-ended)
+		}
+		err := y.QueryRow(y.t.Context(), "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')").Scan(&waits)
+		if err != nil {
+			y.t.Fatal(err)
+		}
 	}
 }

@@ -69,6 +69,9 @@ func (y *yard) open(context.Context) (relay.Lot, *parked.Contents, error) {
 		}
 		c.Events++
 		c.Bytes += int64(r.Size())
+		if r.state == parked.Retry && r.MarkedAt.After(c.MarkedAt) {
+			c.MarkedAt = r.MarkedAt
+		}
 		if _, later := c.Domains[r.Domain]; !later && r.Domain != (parked.Domain{}) {
 			c.Domains[r.Domain] = r.Position
 		}
@@ -207,7 +210,7 @@ func (y *yard) mark(as parked.State, ids ...string) {
 	defer y.mu.Unlock()
 	for _, r := range y.rows {
 		if r.state != parked.Discarded && (len(ids) == 0 || slices.Contains(ids, string(r.ID))) {
-			r.state = as
+			r.state, r.MarkedAt = as, time.Now()
 		}
 	}
 }

@@ -17,8 +17,8 @@ import (
 
 // TestParkingAgainstOracle: random events, poison, retries, discards, lost
 // brokers, stops, takeovers, crashes and failovers. Whatever happens, of each key the first
-// deliveries are in order, nothing that is discarded is delivered, and in the
-// end every event was delivered or discarded.
+// deliveries are in order and the last one is of its last event, nothing that is
+// discarded is delivered, and in the end every event was delivered or discarded.
 func TestParkingAgainstOracle(t *testing.T) {
 	for seed := range uint64(25) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
@@ -171,6 +171,15 @@ func (p *play) end() {
 			p.b.t.Errorf("%s of %s first came after %s", r.ID, key, last[key])
 		} else {
 			last[key] = r.ID
+		}
+	}
+	newest := map[string]string{} // the last delivery of each key
+	for _, r := range p.b.broker.Stored() {
+		newest[string(r.Key)] = r.ID
+	}
+	for key, id := range newest {
+		if id != last[key] {
+			p.b.t.Errorf("the last delivery of %s is %s, not %s", key, id, last[key])
 		}
 	}
 	for i := range p.n {

@@ -90,7 +90,7 @@ type parker struct {
 	domains  map[parked.Domain]cdc.Position // that have a parked event, with the first
 	repeated map[cdc.Position]string        // parked before this session, by position: ids
 	passed   cdc.Position                   // of the last event that came
-	fresh    bool                           // nothing but releases since the session began
+	markedAt time.Time                      // of the last mark that there was when the session began
 	scratch  []byte
 
 	mu        sync.Mutex
@@ -112,7 +112,7 @@ func newParker(ctx context.Context, s *session) (*parker, error) {
 		maxEvents: int64(cmp.Or(config.MaxEvents, DefaultMaxParkedEvents)), maxBytes: cmp.Or(config.MaxBytes, DefaultMaxParkedBytes),
 		turn: make(chan struct{}, 1), wake: make(chan struct{}, 1), room: make(chan struct{}, 1),
 		closed: make(chan struct{}), finished: make(chan struct{}),
-		domains: contents.Domains, repeated: contents.Repeated, fresh: true,
+		domains: contents.Domains, repeated: contents.Repeated, markedAt: contents.MarkedAt,
 	}
 	p.ctx, p.abort = context.WithCancel(context.Background())
 	p.count(contents.Events, contents.Bytes)
@@ -157,7 +157,7 @@ func (p *parker) leave() { <-p.turn }
 func (p *parker) take(ctx context.Context, delivery cdc.Delivery, r *publisher.Record, bad error) (bool, error) {
 	p.passed = delivery.Position
 	if id, known := p.repeated[delivery.Position]; known && id == string(p.s.event.ID) {
-		// It was parked before a crash, and the server sends it again.
+		// It was parked, or discarded, before the server sends it again.
 		p.s.relay.Source.Ack(delivery.Token)
 		p.s.state.acked(delivery.Position)
 		return true, nil
@@ -222,9 +222,13 @@ func (p *parker) event(r *publisher.Record, bad error) parked.Event {
 	for _, field := range [...]*[]byte{&e.ID, &e.AggregateType, &e.AggregateID, &e.Type, &e.Payload, &e.Headers} {
 		*field = bytes.Clone(*field)
 	}
+	destination := ""
 	if r != nil {
-		e.Destination = strings.Clone(r.Topic) // the arena would be kept
+		destination = r.Topic
+	} else if !e.Raw {
+		destination, _ = p.s.relay.Format.DomainOf(&p.s.event, &p.s.arena)
 	}
+	e.Destination = strings.Clone(destination) // the arena would be kept
 	if bad != nil {
 		e.Reason, e.Detail = poisonText(bad)
 	}

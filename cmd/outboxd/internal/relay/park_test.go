@@ -524,3 +524,22 @@ func TestManyPoisonEvents(t *testing.T) {
 		_ = b.finish()
 	})
 }
+
+// TestDestinationOfUnmakeable: where an event was to go is known also when no
+// record can be made of it, or nobody could choose it by key and destination.
+func TestDestinationOfUnmakeable(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		b := newBench(t)
+		y := b.park(relay.ParkKey)
+		bad := cdc.Message{Kind: cdc.Insert, Relation: outboxTable, Row: row(event(0), "order", "a", "NULL", "{}")}
+		b.slot.commit(message{ids: []string{event(0)}, Message: bad})
+		b.insertKeys(1, "a")
+		b.start()
+		settle(3 * time.Second)
+		b.expect("parked", y.parked(), "e000:missing_field e001:behind")
+		for _, r := range y.sorted() {
+			b.expect("destination of "+string(r.ID), r.Destination, "outbox.event.order")
+		}
+		_ = b.finish()
+	})
+}

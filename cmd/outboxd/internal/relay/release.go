@@ -26,8 +26,11 @@ var errRelease = errors.New("parked events are released with a new session")
 // more of them.
 // The turn is the caller's.
 func (p *parker) round(reading context.Context) (pause time.Duration, err error) {
-	if p.events.Load() == 0 || reading.Err() != nil {
-		p.fresh = false
+	if reading.Err() != nil {
+		return markInterval, nil
+	}
+	if p.events.Load() == 0 {
+		p.unmarked()
 		return markInterval, nil
 	}
 	began := time.Now()
@@ -45,11 +48,10 @@ func (p *parker) round(reading context.Context) (pause time.Duration, err error)
 	case len(marks.Retries) == 0 && len(p.s.relay.aside) > 0:
 		p.s.relay.aside = nil // it is their turn
 	case len(marks.Retries) == 0:
-		p.fresh = false
-		p.s.state.unmarked()
+		p.unmarked()
 	case began.Before(p.s.relay.releaseAt):
 		return markInterval, nil
-	case !p.fresh && slices.ContainsFunc(marks.Retries, refusedOnce):
+	case slices.ContainsFunc(marks.Retries, p.needsNewPublisher):
 		p.s.cancel(errRelease)
 		return markInterval, nil
 	default:
@@ -61,8 +63,18 @@ func (p *parker) round(reading context.Context) (pause time.Duration, err error)
 	return markInterval, err
 }
 
-// refusedOnce says that an event has a reason of its own.
-func refusedOnce(e parked.Event) bool { return e.Reason != parked.Behind }
+// unmarked takes note that nobody wants anything to be released. The turn is the
+// caller's.
+func (p *parker) unmarked() {
+	p.s.relay.aside = nil
+	p.s.state.unmarked()
+}
+
+// needsNewPublisher says that an event was refused, and was marked after the
+// publisher had been opened: the limit may have been raised in between.
+func (p *parker) needsNewPublisher(e parked.Event) bool {
+	return e.Reason != parked.Behind && e.MarkedAt.After(p.markedAt)
+}
 
 // remove takes note of what is not parked any more.
 func (p *parker) remove(c parked.Change) {

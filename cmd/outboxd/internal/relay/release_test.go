@@ -293,6 +293,26 @@ func TestReleaseIsTakenBack(t *testing.T) {
 	})
 }
 
+// TestReleaseIsTakenBackMeanwhile: nobody wants it any more when the next
+// session begins, and nothing else is parked.
+func TestReleaseIsTakenBackMeanwhile(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		b, y, _ := parkedKey(t)
+		b.broker.Script = func(r *publisher.Record) publishertest.Answer {
+			if r.ID == event(0) {
+				y.mark(parked.Discard)
+				return publishertest.Answer{Err: &publisher.HeldError{Reason: "missing_topic", Target: "gone"}}
+			}
+			return publishertest.Answer{}
+		}
+		y.mark(parked.Retry)
+		settle(10 * time.Second)
+		b.expect("parked", y.parked(), "")
+		b.expectFlowing()
+		_ = b.finish()
+	})
+}
+
 // TestReleaseIsDrained: a stop in the middle of a release settles what the
 // broker took.
 func TestReleaseIsDrained(t *testing.T) {
@@ -393,6 +413,48 @@ func TestReleaseNeedsNewPublisher(t *testing.T) {
 		if n := b.exposed(`outboxd_sessions_total{reason="release"}`); n != "1" {
 			t.Errorf("%s sessions ended for the release", n)
 		}
+		b.expectFlowing()
+		_ = b.finish()
+	})
+}
+
+// TestReleaseDuringRelease: another limit was raised while a busy key is handed
+// back. The publisher does not know it, so that a new session begins for it too.
+func TestReleaseDuringRelease(t *testing.T) {
+	simulated(t, func(t *testing.T) {
+		b := newBench(t)
+		y := b.park(relay.ParkKey)
+		y.batch = 2
+		b.broker.Script = func(*publisher.Record) publishertest.Answer {
+			return publishertest.Answer{After: 10 * time.Millisecond}
+		}
+		var raised, known atomic.Int32 // events that the broker takes, and that the open publisher knows it takes
+		b.broker.Limit = func(r *publisher.Record) error {
+			if r.ID == event(0) && known.Load() < 1 || r.ID == event(1) && known.Load() < 2 {
+				return tooLarge()
+			}
+			return nil
+		}
+		open := b.OpenPublisher
+		b.OpenPublisher = func(ctx context.Context, done publisher.Done, guard publisher.Guard) (publisher.Publisher, error) {
+			known.Store(raised.Load())
+			return open(ctx, done, guard)
+		}
+		b.insertKeys(0, "a", "b")
+		for i := range 200 {
+			b.insertKeys(2+i, "a")
+		}
+		b.start()
+		settle(3 * time.Second)
+		raised.Store(1)
+		y.mark(parked.Retry, event(0))
+		for !b.has(event(20)) {
+			settle(10 * time.Millisecond)
+		}
+		raised.Store(2)
+		y.mark(parked.Retry, event(1))
+		settle(10 * time.Second)
+		b.expect("parked", y.parked(), "")
 		b.expectFlowing()
 		_ = b.finish()
 	})

@@ -67,7 +67,7 @@ func (s Selection) where(t *table) (*condition, error) {
 			c.add(quote(created)+" < $%d::timestamptz", s.Until.Format(time.RFC3339Nano))
 		}
 	}
-	if s.Parked != "" {
+	if s.Parked != "" && t.parks {
 		c.add("NOT EXISTS (SELECT FROM outboxd.parked p WHERE p.pipeline = $%d AND p.id = convert_to("+rowAlias+"."+quote(t.columns.IDName())+"::text, 'UTF8'))", s.Parked)
 	}
 	if s.Resume != (Resume{}) {

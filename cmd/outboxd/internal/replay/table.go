@@ -22,6 +22,8 @@ type table struct {
 	// ordered: setup made it, so that seq tells the order of its rows and xid
 	// the transaction.
 	ordered bool
+	// parks: there is a table of parked events.
+	parks bool
 }
 
 // inspect looks at the table's columns. The types are those of the catalog, as
@@ -46,6 +48,9 @@ func inspect(ctx context.Context, conn *pgx.Conn, name string, columns relay.Col
 	}
 	if len(oids) == 0 {
 		return nil, &cdc.Error{Code: cdc.CodeConfig, Detail: fmt.Sprintf("table %s does not exist", name), Fix: "check --table and --database"}
+	}
+	if err := conn.QueryRow(ctx, "SELECT to_regclass('outboxd.parked') IS NOT NULL").Scan(&t.parks); err != nil {
+		return nil, databaseError("look for parked events", err)
 	}
 	t.ordered = oids["seq"] == pgtype.Int8OID && oids["xid"] == pgtype.XID8OID
 	t.relation = &cdc.Relation{Schema: schema, Name: plain}
