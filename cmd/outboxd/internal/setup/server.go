@@ -105,7 +105,7 @@ func (s server) notes(slot string) []string {
 	var notes []string
 	if s.keepMB < 0 {
 		notes = append(notes, fmt.Sprintf("warning: max_slot_wal_keep_size is -1 (unlimited): while no relay runs, slot %s keeps all WAL and can fill the disk. "+
-			"Set a limit that the disk can hold, as in ALTER SYSTEM SET max_slot_wal_keep_size = '50GB'; a slot that falls further behind is lost", slot))
+			"Set a limit that the disk can hold, as in ALTER SYSTEM SET max_slot_wal_keep_size = '50GB', then SELECT pg_reload_conf(); a slot that falls further behind is lost", slot))
 	} else {
 		notes = append(notes, fmt.Sprintf("max_slot_wal_keep_size is %d MB: a slot that falls further behind is lost", s.keepMB))
 	}

@@ -12,7 +12,7 @@ func TestServerNotes(t *testing.T) {
 		want    []string // in the notes
 		not     []string
 	}{
-		{18_00_05, -1, []string{"warning: max_slot_wal_keep_size is -1 (unlimited)", "slot s keeps all WAL"}, []string{"bugs"}},
+		{18_00_05, -1, []string{"warning: max_slot_wal_keep_size is -1 (unlimited)", "slot s keeps all WAL", "SELECT pg_reload_conf()"}, []string{"bugs"}},
 		{17_00_08, 1024, []string{"max_slot_wal_keep_size is 1024 MB"}, []string{"warning"}},
 		{17_00_05, 1, []string{"PostgreSQL 17.5 has bugs", "upgrade to 17.8 or later", "loses their rows (fixed in 17.6)"}, []string{"17.2", "17.3"}},
 		{15_00_04, 1, []string{"middle of a transaction", "(fixed in 15.8)", "(fixed in 15.10)", "(fixed in 15.11)", "(fixed in 15.14)", "upgrade to 15.16"}, nil},
