@@ -112,7 +112,7 @@ soak: services build ## Random faults for TIME (TIME=2h BROKER=Kafka|RabbitMQ SE
 demo: ## Run the shop (BROKERS=real: real Kafka and RabbitMQ)
 	@if [ '$(BROKERS)' = real ]; then $(MAKE) --no-print-directory services; fi
 	@echo 'compiling, which takes a minute the first time'
-	go run ./examples/shop -brokers $(BROKERS) $(DEMOFLAGS)
+	CGO_ENABLED=0 go run -trimpath ./examples/shop -brokers $(BROKERS) $(DEMOFLAGS)
 
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME

@@ -52,10 +52,13 @@ pipelines:
     unroutable: discard # nobody listens to order.* there, and that is all right
 `
 
-// build makes the real outboxd, as a user gets it.
+// build makes the real outboxd, as make build does: what is compiled for one
+// is not compiled again for the other.
 func build(ctx context.Context, dir string) (string, error) {
 	binary := filepath.Join(dir, "outboxd")
-	out, err := exec.CommandContext(ctx, "go", "build", "-o", binary, "github.com/outboxd/outboxd/cmd/outboxd").CombinedOutput()
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", binary, "github.com/outboxd/outboxd/cmd/outboxd")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("build outboxd: %w\n%s", err, out)
 	}
