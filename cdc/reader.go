@@ -183,7 +183,7 @@ func (r *Reader) Open(ctx context.Context) (*Stream, error) {
 	s, err := r.openStream(ctx, true)
 	if err == nil && first && s.gap != "" {
 		r.cfg.Logger.Warn("a gap that was accepted has not been replayed: its events are missing at the broker, and no partition of the table is emptied",
-			"from_xid", s.gap, "fix", fmt.Sprintf("stop the relay, then outboxd replay --pipeline %s --gap; or give it up: outboxd skip --pipeline %[1]s --gap --reason TEXT", r.cfg.Pipeline))
+			"from_xid", s.gap, "fix", fmt.Sprintf("stop the relay, then with its flags outboxd replay --pipeline %s --gap; or, with its --config or --database, give the gap up: outboxd skip --pipeline %[1]s --gap --reason TEXT", r.cfg.Pipeline))
 	}
 	return s, err
 }

@@ -133,7 +133,7 @@ func tell(s streams, id setup.Identity, gap cdc.Gap) {
 // they stand but for the flags of the broker.
 func (o *pipelineOptions) next(s streams, id setup.Identity, gap cdc.Gap) {
 	if gap.Complete && gap.Floor == "" {
-		fmt.Fprintf(s.out, "next       start the relay: outboxd run\n")
+		fmt.Fprintf(s.out, "next       start the relay, as before\n")
 		return
 	}
 	command := func(name string) string { return o.complete("outboxd "+name+" --pipeline "+id.Pipeline, id) }
@@ -142,7 +142,7 @@ func (o *pipelineOptions) next(s streams, id setup.Identity, gap cdc.Gap) {
 	} else {
 		fmt.Fprintf(s.out, "next       %s --since TIME, with the flags of outboxd run; it may be started before\n", command("replay"))
 	}
-	fmt.Fprintf(s.out, "           then start the relay: outboxd run\n")
+	fmt.Fprintf(s.out, "           then start the relay, as before\n")
 	fmt.Fprintf(s.out, "           a gap that needs no replay, or no other: %s --gap --reason TEXT\n", command("skip"))
 }
 

@@ -157,7 +157,7 @@ func TestGapOfDroppedSlot(t *testing.T) {
 
 	warned := discreet(s.run("--broker", "jsonl:/dev/null", "--fail-fast"))
 	warned.ready()
-	contains(t, warned.logged(), "has not been replayed", "outboxd replay --pipeline "+s.pipeline+" --gap")
+	contains(t, warned.logged(), "has not been replayed", "with its flags outboxd replay --pipeline "+s.pipeline+" --gap", "with its --config or --database")
 	s.replay(out, "--gap").expect(t, 75, "slot_active", "stop the relay first")
 	if got := out.numbers(); len(got) != 3 {
 		t.Errorf("events %v arrived while a relay ran", got)
