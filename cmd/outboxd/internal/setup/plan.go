@@ -54,7 +54,11 @@ func tableStep(s *settings, st *state) step {
 	case st.ring != nil:
 		return step{inTransaction, fmt.Sprintf("table %s: rows kept for %s at least", s.Table(), short(st.ring.Holds())), "", ""}
 	}
-	return step{inTransaction, fmt.Sprintf("table %s: not made here, so its rows stay until you delete them", s.Table()), "", ""}
+	name := fmt.Sprintf("table %s: not made here, so its rows stay until you delete them", s.Table())
+	if st.table.columns["seq"].typ != "int8" || st.table.columns["xid"].typ != "xid8" {
+		name += "; outboxd replay --gap would need its columns seq bigint and xid xid8"
+	}
+	return step{inTransaction, name, "", ""}
 }
 
 func publicationStep(s *settings, st *state) step {
