@@ -140,7 +140,11 @@ func (o *skipOptions) giveUp(ctx context.Context, s streams, cfg cdc.Config) err
 		fmt.Fprintf(s.out, "pipeline %s: no gap is pending\n", cfg.Pipeline)
 		return nil
 	}
-	fmt.Fprintf(s.out, "gives up   the replay of rows with xid >= %s of %s%s\n", floor, cfg.Table, atMost(rows))
+	lost, closed := fmt.Sprintf("rows with xid >= %s of %s%s", floor, cfg.Table, atMost(rows)), "the gap; its partitions can be emptied again"
+	if rows < 0 { // an existing table, which has no xid, and no ring either
+		lost, closed = "what may be missing of "+cfg.Table, "the gap"
+	}
+	fmt.Fprintf(s.out, "gives up   the replay of %s\n", lost)
 	if !o.yes {
 		if err := setup.Confirm(s.in, s.out, cfg.Pipeline, "give that up"); err != nil {
 			return err
@@ -149,7 +153,7 @@ func (o *skipOptions) giveUp(ctx context.Context, s streams, cfg cdc.Config) err
 	if err := cdc.CloseGap(ctx, cfg, floor, "skip", "", o.reason); err != nil {
 		return err
 	}
-	fmt.Fprintf(s.out, "closed     the gap; its partitions can be emptied again\n")
+	fmt.Fprintf(s.out, "closed     %s\n", closed)
 	return nil
 }
 
