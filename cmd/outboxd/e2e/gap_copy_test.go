@@ -12,6 +12,7 @@ import (
 
 	"github.com/outboxd/outboxd/internal/checker/workload"
 	"github.com/outboxd/outboxd/internal/devenv"
+	"github.com/outboxd/outboxd/internal/devenv/devtest"
 )
 
 // Other servers with the same content: backups that were restored, and clones;
@@ -204,8 +205,8 @@ func TestPromotedClone(t *testing.T) {
 func TestCloneUnderTheSameName(t *testing.T) {
 	t.Parallel()
 	f := onServer(t, "17", 20, func(f *faultRun) {
-		f.net = newProxy(f.t, address(f.server))
-		f.site.relay = f.site.at(f.net.addr).relay
+		f.net = devtest.NewProxy(f.t, address(f.server))
+		f.site.relay = f.site.at(f.net.Addr).relay
 	})
 	f.quiet()
 	f.stopServer()
@@ -218,12 +219,12 @@ func TestCloneUnderTheSameName(t *testing.T) {
 	f.startLoad()
 	f.more()
 	f.quiet()
-	f.net.lead(address(clone))
-	f.net.reset()
+	f.net.Lead(address(clone))
+	f.net.Reset()
 	f.stops(78, "witness_changed", "check that --database")
 	f.start() // has no memory of the right one
 	f.stops(78, "witness_changed", "check that --database")
-	f.net.lead(address(f.server))
+	f.net.Lead(address(f.server))
 	f.start().ready()
 	f.startLoad()
 	f.more()

@@ -34,39 +34,39 @@ func TestMatrixNetwork(t *testing.T) {
 			expect: "the partial message is dropped; nothing comes twice", arrange: farDatabase, inject: cutting(cuts)},
 		{id: "F14", name: "PostgreSQL: link dead, no FIN", how: "nothing passes, in neither direction, for longer than `wal_sender_timeout`",
 			expect:     "nothing more is published within half the timeout, and `/readyz` says so; goes on when the link is back",
-			duplicates: mostInFlight, stragglers: mostInFlight, arrange: farDatabase, inject: silent(wire{frozen: true}, wire{frozen: true})},
+			duplicates: mostInFlight, stragglers: mostInFlight, arrange: farDatabase, inject: silent(devtest.Wire{Frozen: true}, devtest.Wire{Frozen: true})},
 		{id: "F16", name: "PostgreSQL: our side is not heard", how: "nothing passes to the server",
-			expect: "as F14", duplicates: mostInFlight, stragglers: mostInFlight, arrange: farDatabase, inject: silent(wire{frozen: true}, wire{})},
+			expect: "as F14", duplicates: mostInFlight, stragglers: mostInFlight, arrange: farDatabase, inject: silent(devtest.Wire{Frozen: true}, devtest.Wire{})},
 		{id: "F16b", name: "PostgreSQL: the server is not heard", how: "nothing passes to the relay",
-			expect: "as F14", duplicates: mostInFlight, stragglers: mostInFlight, arrange: farDatabase, inject: silent(wire{}, wire{frozen: true})},
+			expect: "as F14", duplicates: mostInFlight, stragglers: mostInFlight, arrange: farDatabase, inject: silent(devtest.Wire{}, devtest.Wire{Frozen: true})},
 		{id: "F17", name: "PostgreSQL: 64 kbit/s", how: "8,000 bytes a second, both ways, with a `wal_sender_timeout` of 6 s",
-			expect: "slow, and the session stays", arrange: farPatientDatabase, inject: slowDatabase(wire{rate: 8000})},
+			expect: "slow, and the session stays", arrange: farPatientDatabase, inject: slowDatabase(devtest.Wire{Rate: 8000})},
 		{id: "F17b", name: "PostgreSQL: far away", how: "100 ms each way, with a `wal_sender_timeout` of 3 s",
-			expect: "as F17", arrange: farDatabase, inject: slowDatabase(wire{delay: 100 * time.Millisecond})},
+			expect: "as F17", arrange: farDatabase, inject: slowDatabase(devtest.Wire{Delay: 100 * time.Millisecond})},
 
 		{id: "F43", name: "Kafka: reset within an answer", how: "RST after a random number of bytes, five times", alone: true,
 			expect: "the client asks again with the same sequence numbers; nothing comes twice", arrange: toKafka, inject: cutting(cuts)},
 		{id: "F37", name: "Kafka: link dead, no FIN", how: "nothing passes, in neither direction, for three times the `wal_sender_timeout`", alone: true,
-			expect: "events wait, the session with PostgreSQL stays; nothing comes twice", arrange: toKafka, inject: brokerSilent(wire{frozen: true}, wire{frozen: true})},
+			expect: "events wait, the session with PostgreSQL stays; nothing comes twice", arrange: toKafka, inject: brokerSilent(devtest.Wire{Frozen: true}, devtest.Wire{Frozen: true})},
 		{id: "F5", name: "Kafka: link dead, backlog of 60,000 events", how: "as F37, and one transaction of 60,000 events meanwhile", alone: true,
 			expect: "what is in flight stays bounded, and so does memory; nothing comes twice", arrange: toKafka, inject: backlog(60_000)},
 		{id: "F43b", name: "Kafka: answers are lost", how: "nothing passes to the relay, then RST", alone: true,
-			expect: "as F37", arrange: toKafka, inject: brokerSilent(wire{}, wire{frozen: true})},
+			expect: "as F37", arrange: toKafka, inject: brokerSilent(devtest.Wire{}, devtest.Wire{Frozen: true})},
 		{id: "F48", name: "Kafka: 5 s for each answer", how: "5 s delay to the relay", alone: true,
-			expect: "slow, what is in flight stays bounded, the session with PostgreSQL stays", arrange: toKafka, inject: brokerSlow(wire{}, wire{delay: 5 * time.Second})},
+			expect: "slow, what is in flight stays bounded, the session with PostgreSQL stays", arrange: toKafka, inject: brokerSlow(devtest.Wire{}, devtest.Wire{Delay: 5 * time.Second})},
 		{id: "F48b", name: "Kafka: 64 kbit/s", how: "8,000 bytes a second to the broker", alone: true,
-			expect: "as F48", arrange: toKafka, inject: brokerSlow(wire{rate: 8000}, wire{})},
+			expect: "as F48", arrange: toKafka, inject: brokerSlow(devtest.Wire{Rate: 8000}, devtest.Wire{})},
 
 		{id: "F54", name: "RabbitMQ: reset within an answer", how: "RST after a random number of bytes, five times",
 			expect: "what was unconfirmed is published again", duplicates: cuts * window, stragglers: cuts * window, arrange: farRabbitMQ, inject: cutting(cuts)},
 		{id: "F57", name: "RabbitMQ: link dead, no FIN", how: "nothing passes, in neither direction, for longer than the heartbeat allows",
-			expect: "found by the heartbeat, `/readyz` says so; as F54", duplicates: window, stragglers: window, arrange: farRabbitMQ, inject: silentRabbitMQ(wire{frozen: true}, wire{frozen: true})},
+			expect: "found by the heartbeat, `/readyz` says so; as F54", duplicates: window, stragglers: window, arrange: farRabbitMQ, inject: silentRabbitMQ(devtest.Wire{Frozen: true}, devtest.Wire{Frozen: true})},
 		{id: "F58", name: "RabbitMQ: confirms are lost", how: "nothing passes to the relay",
-			expect: "as F57", duplicates: window, stragglers: window, arrange: farRabbitMQ, inject: silentRabbitMQ(wire{}, wire{frozen: true})},
+			expect: "as F57", duplicates: window, stragglers: window, arrange: farRabbitMQ, inject: silentRabbitMQ(devtest.Wire{}, devtest.Wire{Frozen: true})},
 		{id: "F58c", name: "RabbitMQ: 1 s for each answer", how: "1 s delay to the relay",
-			expect: "as F58b; a key has one event a second", arrange: farRabbitMQ, inject: brokerSlow(wire{}, wire{delay: time.Second})},
+			expect: "as F58b; a key has one event a second", arrange: farRabbitMQ, inject: brokerSlow(devtest.Wire{}, devtest.Wire{Delay: time.Second})},
 		{id: "F58b", name: "RabbitMQ: 64 kbit/s", how: "8,000 bytes a second to the broker",
-			expect: "slow, what is in flight stays bounded, the session with PostgreSQL stays", arrange: farRabbitMQ, inject: brokerSlow(wire{rate: 8000}, wire{})},
+			expect: "slow, what is in flight stays bounded, the session with PostgreSQL stays", arrange: farRabbitMQ, inject: brokerSlow(devtest.Wire{Rate: 8000}, devtest.Wire{})},
 	})
 }
 
@@ -91,8 +91,8 @@ func (f *faultRun) databaseBehindProxy() {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	f.net = newProxy(f.t, u.Host)
-	u.Host = f.net.addr
+	f.net = devtest.NewProxy(f.t, u.Host)
+	u.Host = f.net.Addr
 	f.site.relay = u.String()
 }
 
@@ -106,8 +106,8 @@ func farRabbitMQ(f *faultRun) {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	f.net = newProxy(f.t, u.Host)
-	u.Host = f.net.addr
+	f.net = devtest.NewProxy(f.t, u.Host)
+	u.Host = f.net.Addr
 	u.RawQuery = "heartbeat=2s"
 	end.url = u.String()
 	f.end = end
@@ -124,14 +124,14 @@ func (f *faultRun) shortTimeoutFromStart() {
 // consumers of the rows do not.
 func behindProxy(t *testing.T) (arrange func(*faultRun)) {
 	t.Helper()
-	net := newProxy(t, "")
-	kafka, err := devenv.StartKafka(t.Context(), devenv.KafkaOptions{Advertised: net.addr})
+	net := devtest.NewProxy(t, "")
+	kafka, err := devenv.StartKafka(t.Context(), devenv.KafkaOptions{Advertised: net.Addr})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = kafka.Close() })
 	address := kafka.Brokers()[0]
-	net.lead(address)
+	net.Lead(address)
 	return func(f *faultRun) {
 		f.t.Helper()
 		f.shortTimeoutFromStart()
@@ -141,8 +141,8 @@ func behindProxy(t *testing.T) (arrange func(*faultRun)) {
 			f.t.Fatal(err)
 		}
 		f.t.Cleanup(consumer.Close)
-		f.net, f.end = net, &kafkaEnd{brokers: []string{net.addr}, prefix: prefix, consumer: consumer}
-		f.t.Cleanup(func() { net.set(wire{}, wire{}) })
+		f.net, f.end = net, &kafkaEnd{brokers: []string{net.Addr}, prefix: prefix, consumer: consumer}
+		f.t.Cleanup(func() { net.Set(devtest.Wire{}, devtest.Wire{}) })
 	}
 }
 
@@ -150,46 +150,46 @@ func behindProxy(t *testing.T) (arrange func(*faultRun)) {
 func cutting(times int) func(*faultRun) {
 	return func(f *faultRun) {
 		for range times {
-			f.net.cutAfter(rand.Int64N(20_000))
-			eventually(f.t, 30*time.Second, "the connections are cut", f.net.cut)
+			f.net.CutAfter(rand.Int64N(20_000))
+			eventually(f.t, 30*time.Second, "the connections are cut", f.net.Cut)
 			f.healed()
 		}
 	}
 }
 
 // silent is a link to PostgreSQL that loses bytes.
-func silent(up, down wire) func(*faultRun) {
+func silent(up, down devtest.Wire) func(*faultRun) {
 	return func(f *faultRun) {
-		f.net.set(up, down)
+		f.net.Set(up, down)
 		f.relay.says(http.StatusServiceUnavailable, "database_unreachable")
-		f.net.set(wire{}, wire{})
+		f.net.Set(devtest.Wire{}, devtest.Wire{})
 	}
 }
 
 // slowDatabase lets events through a slow link, for longer than
 // wal_sender_timeout.
-func slowDatabase(w wire) func(*faultRun) {
+func slowDatabase(w devtest.Wire) func(*faultRun) {
 	return func(f *faultRun) {
 		f.undisturbed(func() {
-			f.net.set(w, w)
+			f.net.Set(w, w)
 			began, before := time.Now(), f.relay.metric("outboxd_events_published_total")
 			eventually(f.t, time.Minute, "events come through", func() bool {
 				return time.Since(began) > 8*time.Second && f.relay.metric("outboxd_events_published_total") >= before+20
 			})
-			f.net.set(wire{}, wire{})
+			f.net.Set(devtest.Wire{}, devtest.Wire{})
 		})
 	}
 }
 
 // brokerSilent is a link to Kafka that loses bytes, while PostgreSQL must
 // neither lose its session nor be confirmed to.
-func brokerSilent(up, down wire) func(*faultRun) {
+func brokerSilent(up, down devtest.Wire) func(*faultRun) {
 	return func(f *faultRun) {
 		f.undisturbed(func() {
-			f.net.set(up, down)
+			f.net.Set(up, down)
 			eventually(f.t, 30*time.Second, "events wait", func() bool { return f.relay.metric("outboxd_oldest_unpublished_age_seconds") > 9 })
-			f.net.set(wire{}, wire{})
-			f.net.reset()
+			f.net.Set(devtest.Wire{}, devtest.Wire{})
+			f.net.Reset()
 		})
 	}
 }
@@ -198,11 +198,11 @@ func brokerSilent(up, down wire) func(*faultRun) {
 func backlog(n int) func(*faultRun) {
 	return func(f *faultRun) {
 		f.undisturbed(func() {
-			f.net.set(wire{frozen: true}, wire{frozen: true})
+			f.net.Set(devtest.Wire{Frozen: true}, devtest.Wire{Frozen: true})
 			f.commitMany(n)
 			eventually(f.t, 30*time.Second, "events wait", func() bool { return f.relay.metric("outboxd_oldest_unpublished_age_seconds") > 9 })
 			f.boundedInFlight()
-			f.net.set(wire{}, wire{})
+			f.net.Set(devtest.Wire{}, devtest.Wire{})
 		})
 	}
 }
@@ -242,24 +242,24 @@ func (f *faultRun) boundedInFlight() {
 }
 
 // brokerSlow lets events through a slow link to a broker.
-func brokerSlow(up, down wire) func(*faultRun) {
+func brokerSlow(up, down devtest.Wire) func(*faultRun) {
 	return func(f *faultRun) {
 		f.undisturbed(func() {
-			f.net.set(up, down)
+			f.net.Set(up, down)
 			before := f.relay.metric("outboxd_events_published_total")
 			eventually(f.t, 30*time.Second, "events wait", func() bool { return f.relay.metric("outboxd_oldest_unpublished_age_seconds") > 5 })
 			eventually(f.t, time.Minute, "events come through", func() bool { return f.relay.metric("outboxd_events_published_total") >= before+20 })
 			f.boundedInFlight()
-			f.net.set(wire{}, wire{})
+			f.net.Set(devtest.Wire{}, devtest.Wire{})
 		})
 	}
 }
 
 // silentRabbitMQ is a link that loses bytes until the heartbeat finds it.
-func silentRabbitMQ(up, down wire) func(*faultRun) {
+func silentRabbitMQ(up, down devtest.Wire) func(*faultRun) {
 	return func(f *faultRun) {
-		f.net.set(up, down)
+		f.net.Set(up, down)
 		f.relay.says(http.StatusServiceUnavailable, "broker_unreachable")
-		f.net.set(wire{}, wire{})
+		f.net.Set(devtest.Wire{}, devtest.Wire{})
 	}
 }

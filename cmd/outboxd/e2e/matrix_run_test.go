@@ -28,7 +28,7 @@ type faultRun struct {
 	t      *testing.T
 	site   *site
 	server *devenv.Postgres // where the row has one of its own
-	net    *proxy           // where the row breaks the network
+	net    *devtest.Proxy   // where the row breaks the network
 	end    matrixEnd
 	flags  []string // beside those of end
 	load   workload.Options

@@ -12,6 +12,7 @@ import (
 
 	"github.com/outboxd/outboxd/internal/checker/workload"
 	"github.com/outboxd/outboxd/internal/devenv"
+	"github.com/outboxd/outboxd/internal/devenv/devtest"
 )
 
 // TestSoak breaks things at random for as long as OUTBOXD_SOAK says, to Kafka or
@@ -67,10 +68,12 @@ func plagues(restart int) []plague {
 		{"server process of the stream frozen", (*soaking).freezeWalsender, mostInFlight},
 		{"PostgreSQL stopped, fast", func(s *soaking) { s.restartDatabase("fast") }, restart},
 		{"PostgreSQL crashed", func(s *soaking) { s.restartDatabase("immediate") }, restart},
-		{"PostgreSQL cut off, no FIN", func(s *soaking) { s.silence(wire{frozen: true}, wire{frozen: true}) }, mostInFlight},
-		{"PostgreSQL does not hear us", func(s *soaking) { s.silence(wire{frozen: true}, wire{}) }, mostInFlight},
-		{"PostgreSQL is not heard", func(s *soaking) { s.silence(wire{}, wire{frozen: true}) }, mostInFlight},
-		{"PostgreSQL far and slow", func(s *soaking) { s.silence(wire{delay: 50 * time.Millisecond, rate: 64_000}, wire{rate: 64_000}) }, restart},
+		{"PostgreSQL cut off, no FIN", func(s *soaking) { s.silence(devtest.Wire{Frozen: true}, devtest.Wire{Frozen: true}) }, mostInFlight},
+		{"PostgreSQL does not hear us", func(s *soaking) { s.silence(devtest.Wire{Frozen: true}, devtest.Wire{}) }, mostInFlight},
+		{"PostgreSQL is not heard", func(s *soaking) { s.silence(devtest.Wire{}, devtest.Wire{Frozen: true}) }, mostInFlight},
+		{"PostgreSQL far and slow", func(s *soaking) {
+			s.silence(devtest.Wire{Delay: 50 * time.Millisecond, Rate: 64_000}, devtest.Wire{Rate: 64_000})
+		}, restart},
 		{"PostgreSQL reset within a message", (*soaking).cut, restart},
 		{"broker stopped", func(s *soaking) { s.lose(byStop) }, restart},
 		{"broker killed", func(s *soaking) { s.lose(byKill) }, restart},
@@ -172,15 +175,15 @@ func (s *soaking) restartDatabase(mode string) {
 	s.must(s.server.Start(s.t.Context()))
 }
 
-func (s *soaking) silence(up, down wire) {
-	s.net.set(up, down)
+func (s *soaking) silence(up, down devtest.Wire) {
+	s.net.Set(up, down)
 	s.while(10 * time.Second)
-	s.net.set(wire{}, wire{})
+	s.net.Set(devtest.Wire{}, devtest.Wire{})
 }
 
 func (s *soaking) cut() {
-	s.net.cutAfter(s.rng.Int64N(20_000))
-	eventually(s.t, 30*time.Second, "the connections are cut", s.net.cut)
+	s.net.CutAfter(s.rng.Int64N(20_000))
+	eventually(s.t, 30*time.Second, "the connections are cut", s.net.Cut)
 }
 
 func (s *soaking) lose(o outage) {

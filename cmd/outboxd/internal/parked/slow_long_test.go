@@ -3,20 +3,26 @@
 package parked_test
 
 import (
-	"net"
 	"net/url"
 	"testing"
-	"time"
 
 	"github.com/outboxd/outboxd/cdc"
 	"github.com/outboxd/outboxd/cmd/outboxd/internal/parked"
+	"github.com/outboxd/outboxd/internal/devenv/devtest"
 )
 
 // TestLongSlowLine: an event that takes longer to the database than a statement may
 // is parked all the same, and read again.
 func TestLongSlowLine(t *testing.T) {
 	y := newYard(t)
-	y.store.Database = slowLine(t, y.url, 10<<10)
+	u, err := url.Parse(y.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	line := devtest.NewProxy(t, u.Host)
+	line.Set(devtest.Wire{Rate: 10 << 10}, devtest.Wire{Rate: 10 << 10})
+	u.Host = line.Addr
+	y.store.Database = u.String()
 	lot, _ := y.open()
 	e := event(at(0x10, 0), "a", "too_large")
 	e.Payload = make([]byte, 700<<10)
@@ -28,50 +34,4 @@ func TestLongSlowLine(t *testing.T) {
 	if err != nil || len(m.Retries) != 1 || len(m.Retries[0].Payload) != len(e.Payload) {
 		t.Errorf("%d events, %v", len(m.Retries), err)
 	}
-}
-
-// slowLine returns database by way of a line that passes so many bytes a second.
-func slowLine(t *testing.T, database string, speed int) string {
-	t.Helper()
-	u, err := url.Parse(database)
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := u.Host
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = listener.Close() })
-	crawl := func(to, from net.Conn) {
-		defer to.Close()
-		piece := make([]byte, 1<<10)
-		for {
-			n, err := from.Read(piece)
-			if err == nil {
-				_, err = to.Write(piece[:n])
-			}
-			if err != nil {
-				return
-			}
-			time.Sleep(time.Duration(n) * time.Second / time.Duration(speed))
-		}
-	}
-	go func() {
-		for {
-			here, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			there, err := net.Dial("tcp", server)
-			if err != nil {
-				_ = here.Close()
-				return
-			}
-			go crawl(there, here)
-			go crawl(here, there)
-		}
-	}()
-	u.Host = listener.Addr().String()
-	return u.String()
 }
