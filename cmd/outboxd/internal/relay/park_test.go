@@ -34,6 +34,25 @@ func (b *bench) insertKeys(first int, keys ...string) {
 	}
 }
 
+// insertUnmakeable commits an event of which no record can be made: it has no type.
+func (b *bench) insertUnmakeable(n int, key string) {
+	m := cdc.Message{Kind: cdc.Insert, Relation: outboxTable, Row: row(event(n), "order", key, "NULL", "{}")}
+	b.slot.commit(message{ids: []string{event(n)}, Message: m})
+}
+
+// silence has the broker answer nothing until sound is called.
+func (b *bench) silence() (sound func()) {
+	var silent atomic.Bool
+	silent.Store(true)
+	b.broker.Script = func(*publisher.Record) publishertest.Answer {
+		if silent.Load() {
+			return publishertest.Answer{After: time.Hour}
+		}
+		return publishertest.Answer{}
+	}
+	return func() { silent.Store(false) }
+}
+
 // running fails the test when the relay has stopped by itself.
 func (b *bench) running() {
 	b.t.Helper()
@@ -130,18 +149,12 @@ func TestEarlierEventIsNotParked(t *testing.T) {
 		b := newBench(t)
 		y := b.park(relay.ParkKey)
 		b.broker.Limit = limit(event(1))
-		slow := true
-		b.broker.Script = func(*publisher.Record) publishertest.Answer {
-			defer func() { slow = false }()
-			if slow {
-				return publishertest.Answer{After: time.Hour}
-			}
-			return publishertest.Answer{}
-		}
+		sound := b.silence()
 		b.insertKeys(0, "a", "a", "a")
 		b.start()
 		settle(3 * time.Second)
 		b.expect("parked before", y.parked(), "e001:too_large e002:behind")
+		sound()
 		b.broker.Cut()
 		settle(3 * time.Second)
 		b.expect("parked", y.parked(), "e001:too_large e002:behind")
@@ -190,8 +203,7 @@ func TestParkKnowsDomainOfBadEvent(t *testing.T) {
 	simulated(t, func(t *testing.T) {
 		b := newBench(t)
 		y := b.park(relay.ParkKey)
-		bad := cdc.Message{Kind: cdc.Insert, Relation: outboxTable, Row: row(event(0), "order", "a", "NULL", "{}")}
-		b.slot.commit(message{ids: []string{event(0)}, Message: bad})
+		b.insertUnmakeable(0, "a")
 		b.insertKeys(1, "a", "b")
 		b.start()
 		settle(time.Second)
@@ -422,20 +434,14 @@ func TestParkAcrossFailover(t *testing.T) {
 		b := newBench(t)
 		y := b.park(relay.ParkKey)
 		b.broker.Limit = limit(event(1))
-		lost := true
-		b.broker.Script = func(*publisher.Record) publishertest.Answer {
-			if lost {
-				return publishertest.Answer{After: time.Hour}
-			}
-			return publishertest.Answer{}
-		}
+		sound := b.silence()
 		b.DrainTimeout = time.Second
 		b.insertKeys(0, "a", "a", "a")
 		b.start()
 		settle(3 * time.Second)
 		b.expect("parked before", y.parked(), "e001:too_large e002:behind")
 		_ = b.finish()
-		lost = false
+		sound()
 		b.slot.crash()
 		b.slot.failOver()
 		b.start()
@@ -531,8 +537,7 @@ func TestDestinationOfUnmakeable(t *testing.T) {
 	simulated(t, func(t *testing.T) {
 		b := newBench(t)
 		y := b.park(relay.ParkKey)
-		bad := cdc.Message{Kind: cdc.Insert, Relation: outboxTable, Row: row(event(0), "order", "a", "NULL", "{}")}
-		b.slot.commit(message{ids: []string{event(0)}, Message: bad})
+		b.insertUnmakeable(0, "a")
 		b.insertKeys(1, "a")
 		b.start()
 		settle(3 * time.Second)
