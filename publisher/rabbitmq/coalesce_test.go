@@ -277,8 +277,10 @@ func TestCoalescerRemembersWhyReadingEnded(t *testing.T) {
 	if all, err := io.ReadAll(c); !bytes.Equal(all, []byte("x")) || err != nil {
 		t.Fatal(all, err)
 	}
+	_ = c.Close()
+	_, _ = c.Read(make([]byte, 1)) // of what is closed now
 	if err := c.readCause(); !errors.Is(err, io.EOF) {
-		t.Errorf("last read error is %v, want EOF", err)
+		t.Errorf("the first read error is %v, want EOF", err)
 	}
 }
 
