@@ -21,7 +21,8 @@
 // same time: take the names from [Name]. A test that stops, kills, fills or
 // reconfigures a service must start its own with package devenv.
 //
-// [Authority] issues certificates for services and their clients.
+// [Authority] issues certificates for services and their clients. [Proxy] is a
+// network in front of a service that can be cut, frozen or slow.
 //
 // TestMain of a package that uses services is
 //
